@@ -1,0 +1,41 @@
+# Two commands do everything on a fresh machine with python3, venv and make: `make demo` and `make test`.
+PYTHON ?= python3
+DEMO   := .venv-demo
+TEST   := .venv-test
+STAMP  := installed
+SOURCES := setup.cfg pyproject.toml $(shell find runtime -type f -not -name '*.pyc' -not -path '*/__pycache__/*')
+
+.PHONY: demo test lint clean
+
+$(DEMO)/$(STAMP): $(SOURCES)
+	$(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps .
+	$(DEMO)/bin/python -m pip install --quiet --disable-pip-version-check .
+	touch $@
+
+$(TEST)/$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(TEST)
+	$(TEST)/bin/python -m pip install --quiet --disable-pip-version-check --editable .[dev]
+	touch $@
+
+# The main job on the bundled model: no GPU, no download but packages.
+demo: $(DEMO)/$(STAMP)
+	rm -rf demo-output
+	$(DEMO)/bin/python -m mammo_runtime.phantom demo-output/input
+	$(DEMO)/bin/mammo-infer demo-output/input -o demo-output/results
+	@echo
+	@echo "Open demo-output/results/report.html in a browser."
+
+test: $(TEST)/$(STAMP)
+	$(TEST)/bin/python -m pytest
+
+# Lint, types and the import contracts that keep the rooms apart.
+lint: $(TEST)/$(STAMP)
+	$(TEST)/bin/ruff check .
+	$(TEST)/bin/ruff format --check .
+	$(TEST)/bin/mypy runtime/mammo_runtime
+	$(TEST)/bin/mypy train/mammo_train export/mammo_export
+	$(TEST)/bin/lint-imports --config setup.cfg
+
+clean:
+	rm -rf $(DEMO) $(TEST) demo-output build *.egg-info .venv-py*

@@ -1,0 +1,1 @@
+"""mammo-edge exporter: trained runs in, proven bundles out."""

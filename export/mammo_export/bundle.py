@@ -1,0 +1,189 @@
+"""Proven graphs → bundle folder. The format is read by `mammo_runtime.bundle`, which names its files and fields."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mammo_runtime import __version__
+from mammo_runtime.bundle import BUNDLE_SCHEMA_VERSION, MANIFEST, Bundle, load_model, read_bundle
+from mammo_runtime.errors import OutputError, UsageError
+from mammo_runtime.spec import ModelSpec, Precision
+
+MODEL_CARD, METRICS, LICENCE = "MODEL_CARD.md", "metrics.json", "LICENSE-WEIGHTS.md"
+FROM_RUN = (MODEL_CARD, METRICS, LICENCE)
+"""Copied from the run as they are, where it has them."""
+TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "opencv-python-headless")
+LEFTOVER, REPLACED = ".part", ".old"
+"""Suffixes of the hidden folders beside the target while a bundle is built, and while it takes another's place."""
+
+
+@dataclass(frozen=True)
+class ProvenGraph:
+    """A graph that passed its gates."""
+
+    content: bytes
+    """The ONNX file: one file, spec in its metadata."""
+    verdict: str
+    """In words, e.g. "passed"."""
+    gates: Mapping[str, Any] = field(default_factory=dict)
+    """Gate → what was measured with its limits, JSON-ready."""
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """Refuse a target folder that exists, or that is no bundle when it shall be overwritten. Raises UsageError.
+
+    Ask before hours of work; `write_bundle` asks again.
+    """
+    if not target.exists() and not target.is_symlink():
+        return
+    if target.is_dir() and not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise UsageError(f"{target} exists; give another folder to -o, or --overwrite")
+    if not (target / MANIFEST).is_file():
+        raise UsageError(f"{target} exists and is no bundle (no {MANIFEST} in it), so it is not overwritten")
+
+
+def write_bundle(
+    target: Path,
+    spec: ModelSpec,
+    graphs: Mapping[str, ProvenGraph],
+    run: Path,
+    weights_sha256: str,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a bundle folder that appears whole or not at all, after reading it back through the runtime.
+
+    `graphs` maps a precision ("fp32", later also "int8-cpu") to its graph; the file is `model.<precision>.onnx`.
+    The same inputs and tools give the same bytes: no times, no paths. Raises UsageError (target exists),
+    ModelRefused (what was written does not load or carries another spec), OutputError (disk full, read-only …).
+    """
+    target = target.resolve()
+    check_target(target, overwrite)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}{LEFTOVER}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        temporary.mkdir()
+        contents = {**_files_from_run(run, spec), **{_file_name(p): graph.content for p, graph in graphs.items()}}
+        manifest = _manifest(spec, graphs, contents, weights_sha256)
+        contents[MANIFEST] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode("utf-8")
+        for name, content in contents.items():
+            _write(temporary / name, content)
+        _read_back(temporary, graphs)
+        _take_place(temporary, target)
+    except OSError as error:
+        raise OutputError(f"cannot write the bundle {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return read_bundle(target)
+
+
+def toolchain() -> dict[str, str]:
+    """Return the versions of what made the graph; a tool that is not installed is left out."""
+    found = {"python": platform.python_version(), "mammo-edge": __version__}
+    for name in TOOLS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit(folder: Path) -> str:
+    """Return the commit of the checkout a folder's tracked files belong to, "-dirty" if changed; else "unknown"."""
+    git = ("git", "--no-optional-locks", "-C", str(folder))
+    tracked = ("ls-files", "--error-unmatch", ".")  # a virtual environment inside somebody else's checkout is not it
+    describe = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    try:
+        subprocess.run([*git, *tracked], check=True, capture_output=True, timeout=10)
+        answer = subprocess.run([*git, *describe], check=True, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return answer.stdout.strip() or "unknown"
+
+
+def _file_name(precision: str) -> str:
+    return f"model.{precision}.onnx"
+
+
+def _manifest(
+    spec: ModelSpec, graphs: Mapping[str, ProvenGraph], contents: Mapping[str, bytes], weights_sha256: str
+) -> dict[str, Any]:
+    return {
+        "schema_version": BUNDLE_SCHEMA_VERSION,
+        "spec": spec.to_dict(),
+        "files": {
+            name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+            for name, content in contents.items()
+        },
+        "precisions": {
+            precision: {"file": _file_name(precision), "verdict": graph.verdict, "gates": dict(graph.gates)}
+            for precision, graph in graphs.items()
+        },
+        "toolchain": toolchain(),
+        "git_commit": git_commit(Path(__file__).parent),
+        # The run's numbers are in its own file, hashed above: one place for each truth.
+        "parent_run": {"weights_sha256": weights_sha256, "metrics": METRICS if METRICS in contents else None},
+    }
+
+
+def _files_from_run(run: Path, spec: ModelSpec) -> dict[str, bytes]:
+    contents = {name: (run / name).read_bytes() for name in FROM_RUN if (run / name).is_file()}
+    if LICENCE not in contents and spec.licence:
+        contents[LICENCE] = f"# Licence of the weights\n\n{spec.licence}\n".encode()
+    return contents
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _read_back(folder: Path, graphs: Mapping[str, ProvenGraph]) -> None:
+    """Load every graph as a site would: hashes, one-file form, and the spec inside against the manifest's."""
+    for precision in graphs:
+        load_model(str(folder), "cpu", Precision(precision)).session.close()
+
+
+def _take_place(temporary: Path, target: Path) -> None:
+    """Rename a finished folder to its name; a bundle already there is set aside first and put back on failure."""
+    if not target.exists():
+        temporary.rename(target)
+        return
+    aside = target.with_name(f".{target.name}{REPLACED}")
+    target.rename(aside)
+    try:
+        temporary.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Tidy up after an export to this target that was killed; a bundle set aside comes back if nothing replaced it."""
+    aside = target.with_name(f".{target.name}{REPLACED}")
+    if aside.is_dir() and not target.exists():
+        aside.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
+    for leftover in target.parent.glob(f".{_literal(target.name)}.*{LEFTOVER}"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _literal(name: str) -> str:
+    """Return a file name with the glob characters in it escaped."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)

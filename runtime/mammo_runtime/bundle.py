@@ -1,0 +1,136 @@
+"""Bundles: a folder with a model, its spec and the hashes of every file. Hashes are checked before a file is opened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mammo_runtime.errors import ModelRefused
+from mammo_runtime.hashing import file_sha256
+from mammo_runtime.session import Session, SessionOptions, open_session
+from mammo_runtime.spec import ModelSpec, Precision
+
+MANIFEST = "bundle.json"
+BUNDLE_SCHEMA_VERSION = 1
+BUNDLED = Path(__file__).parent / "bundles"
+MAX_MODEL_BYTES = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A read and checked manifest."""
+
+    folder: Path
+    spec: ModelSpec
+    files: Mapping[str, str]
+    """File name → sha256."""
+    precisions: Mapping[str, Mapping[str, Any]]
+    """Precision → {"file": name, "verdict": …, measured gates}."""
+
+    def model_path(self, precision: Precision) -> Path:
+        """Return the graph of a precision. Raises ModelRefused when the bundle does not hold it."""
+        if precision.value not in self.precisions:
+            raise ModelRefused(
+                f"the bundle {self.folder.name} holds no {precision.value} model; it has {', '.join(self.precisions)}"
+            )
+        return self.folder / str(self.precisions[precision.value]["file"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `mammo-infer --list-models --json` prints for this bundle."""
+        size = self.spec.input
+        return {
+            "name": self.spec.name,
+            "path": str(self.model_path(Precision.FP32)),
+            "precisions": list(self.precisions),
+            "input": {"mode": size.mode.value, "channels": size.channels, "height": size.height, "width": size.width},
+            "task": self.spec.task.value,
+            "modality": self.spec.modality.value,
+            "architecture": self.spec.architecture,
+            "licence": self.spec.licence,
+        }
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An open session with what is known about it."""
+
+    session: Session
+    spec: ModelSpec
+    sha256: str
+    notes: tuple[str, ...]
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read a bundle's manifest. Raises ModelRefused when it is missing, broken or names files outside the folder."""
+    try:
+        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if values["schema_version"] != BUNDLE_SCHEMA_VERSION:
+            raise ModelRefused(
+                f"{folder / MANIFEST} has schema version {values['schema_version']!r}, "
+                f"this runtime reads {BUNDLE_SCHEMA_VERSION}; export the model again"
+            )
+        files = {str(name): str(entry["sha256"]) for name, entry in values["files"].items()}
+        bundle = Bundle(folder, ModelSpec.from_dict(values["spec"]), files, values["precisions"])
+        named = [*files, *(str(p["file"]) for p in bundle.precisions.values())]
+    except OSError as error:
+        raise ModelRefused(f"{folder} is no bundle: cannot read {MANIFEST} ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelRefused(f"{folder / MANIFEST} is not valid ({type(error).__name__}: {error})") from error
+    for name in named:
+        if Path(name).is_absolute() or ".." in Path(name).parts or name.startswith(("/", "\\")):
+            raise ModelRefused(f"{folder / MANIFEST} names a file outside the bundle: {name}")
+    return bundle
+
+
+def list_bundles() -> tuple[Bundle, ...]:
+    """Return the bundles shipped with the package, by name."""
+    return tuple(read_bundle(p.parent) for p in sorted(BUNDLED.glob(f"*/{MANIFEST}")))
+
+
+def load_model(model: str, backend: str, precision: Precision, options: SessionOptions | None = None) -> LoadedModel:
+    """Open a bundled model by name, or a bundle folder or ONNX file by path.
+
+    Raises ModelRefused: unknown name, hash or spec differing from the manifest, no spec, unusable file.
+    """
+    path = Path(model)
+    bundled = {b.spec.name: b for b in list_bundles()}
+    if model in bundled:
+        return _load_from_bundle(bundled[model], bundled[model].model_path(precision), backend, options)
+    if path.is_dir():
+        bundle = read_bundle(path)
+        return _load_from_bundle(bundle, bundle.model_path(precision), backend, options)
+    if not path.is_file():
+        raise ModelRefused(f"there is no model {model!r}: neither a file, a bundle folder, nor one of {', '.join(bundled)}")
+    if (path.parent / MANIFEST).is_file():
+        return _load_from_bundle(read_bundle(path.parent), path, backend, options)
+    session = open_session(path, backend, options)
+    note = f"{path.name} has no {MANIFEST} beside it: its hash could not be checked"
+    return LoadedModel(session, ModelSpec.from_metadata(session.metadata), model_sha256(path), (note,))
+
+
+def model_sha256(path: Path) -> str:
+    """Return the sha256 of a model file. Raises ModelRefused when it is unreadable or larger than `MAX_MODEL_BYTES`."""
+    try:
+        if path.stat().st_size > MAX_MODEL_BYTES:
+            raise ModelRefused(f"{path.name} is larger than {MAX_MODEL_BYTES / 1e9:.0f} GB")
+        return file_sha256(path)
+    except OSError as error:
+        raise ModelRefused(f"cannot read the model {path}: {error.strerror}") from error
+
+
+def _load_from_bundle(bundle: Bundle, path: Path, backend: str, options: SessionOptions | None) -> LoadedModel:
+    expected, found = bundle.files.get(path.name), model_sha256(path)
+    if expected != found:
+        raise ModelRefused(
+            f"{path} was changed since it was exported: its sha256 is {found[:16]}…, the bundle says "
+            f"{'nothing about it' if expected is None else expected[:16] + '…'}. Get the bundle again from its source"
+        )
+    session = open_session(path, backend, options)
+    spec = ModelSpec.from_metadata(session.metadata)
+    if spec != bundle.spec:
+        session.close()
+        raise ModelRefused(f"{path} and {MANIFEST} carry different specs. Get the bundle again from its source")
+    return LoadedModel(session, spec, found, ())

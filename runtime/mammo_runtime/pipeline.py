@@ -1,0 +1,232 @@
+"""The run: every input read, segmented, written and recorded, one after the other; nothing is lost on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mammo_runtime import __version__
+from mammo_runtime.atomic import write_bytes
+from mammo_runtime.bundle import LoadedModel, load_model
+from mammo_runtime.errors import ImageError, UnreadableImage, UnsuitableImage, UsageError
+from mammo_runtime.hashing import file_sha256
+from mammo_runtime.inputs import InputFile, find_inputs, read_boxes, unmatched_boxes
+from mammo_runtime.ledger import Ledger
+from mammo_runtime.mammogram import Box
+from mammo_runtime.output_names import OutputNames, all_there, remove_pictures
+from mammo_runtime.readers import ReadOptions, read_image
+from mammo_runtime.records import Record, finished_record, hidden_name, unfinished_record
+from mammo_runtime.segmenter import OperatingPoint, segment
+from mammo_runtime.session import SessionOptions
+from mammo_runtime.spec import InputMode, Precision
+from mammo_runtime.summary import run_record, write_tables
+from mammo_runtime.writers.pictures import mask_png, overlay_picture, picture_png, probability_png, thumbnail_jpeg
+
+PICTURES = ("mask", "overlay", "probability")
+Progress = Callable[[int, int, Record], None]
+"""Called after each input with its number from 1, the number of inputs and its record."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the user asked for."""
+
+    inputs: tuple[Path, ...]
+    output: Path
+    model: str | None = None
+    """Bundled name or path; None: `mass-full`, or `mass-roi` when boxes are given."""
+    backend: str = "cpu"
+    precision: Precision = Precision.FP32
+    boxes: Path | None = None
+    point: OperatingPoint = OperatingPoint()
+    reading: ReadOptions = ReadOptions()
+    recursive: bool = True
+    save: tuple[str, ...] = ("mask", "overlay")
+    limit: int | None = None
+    """Only the first so many inputs."""
+    fail_fast: bool = False
+    """Stop at the first failed input."""
+    deidentify: bool = False
+    """No input path or name in any output: hashes instead."""
+    overwrite: bool = False
+    """Forget earlier results of the output folder."""
+    threads: int = 0
+
+    @property
+    def model_name(self) -> str:
+        """The model to use."""
+        return self.model or ("mass-roi" if self.boxes else "mass-full")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run with its model open."""
+
+    settings: RunSettings
+    model: LoadedModel
+    ledger: Ledger
+    names: OutputNames
+    reading: ReadOptions
+    boxes: Mapping[str, tuple[Box, ...]] | None
+
+    def shown(self, path: str) -> str:
+        """Return how an input is called in the outputs."""
+        return hidden_name(path) if self.settings.deidentify else path
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, before anything is written."""
+
+    files: tuple[InputFile, ...]
+    boxes: Mapping[str, tuple[Box, ...]] | None
+    unmatched: tuple[str, ...]
+    """Images the boxes file names that are not among the inputs."""
+    notes: tuple[str, ...]
+
+
+def plan_run(settings: RunSettings) -> Plan:
+    """Find the inputs and boxes. Raises UsageError when there is nothing to do."""
+    found = find_inputs(settings.inputs, settings.recursive, settings.output)
+    boxes = read_boxes(settings.boxes) if settings.boxes else None
+    unmatched = unmatched_boxes(boxes, found.files) if boxes else ()
+    return Plan(found.files[: settings.limit], boxes, unmatched, found.notes)
+
+
+def open_model(settings: RunSettings) -> LoadedModel:
+    """Open the model asked for. Raises ModelRefused, or UsageError when model and boxes do not fit together."""
+    options = SessionOptions(threads=settings.threads)
+    model = load_model(settings.model_name, settings.backend, settings.precision, options)
+    takes_boxes = model.spec.input.mode is InputMode.ROI
+    if takes_boxes != (settings.boxes is not None):
+        model.session.close()
+        if takes_boxes:
+            raise UsageError(f"the model {model.spec.name} segments inside boxes: give them with --boxes boxes.csv")
+        raise UsageError(f"the model {model.spec.name} takes whole images; for --boxes use a model such as mass-roi")
+    return model
+
+
+def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
+    """Do the whole run and return what run.json holds, with `exit_code`.
+
+    Raises UsageError, ModelRefused or OutputError; an ImageError never leaves here. When it is interrupted, what is
+    done stays recorded and the same call goes on from there.
+    """
+    started, clock = datetime.now(timezone.utc), time.perf_counter()
+    plan = plan_run(settings)
+    model = open_model(settings)
+    with model.session, Ledger(settings.output, settings.overwrite) as ledger:
+        reading = replace(settings.reading, modality=model.spec.modality)
+        names = OutputNames(ledger.output_names(), settings.deidentify)
+        run = Run(settings, model, ledger, names, reading, plan.boxes)
+        total = len(plan.files) + len(plan.unmatched)
+        sources: list[Path] = []
+        for file in plan.files:
+            record = _one_input(run, file)
+            sources.append(file.path)
+            progress(len(sources), total, record)
+            if settings.fail_fast and record["status"] == "failed":
+                break
+        else:
+            for name in plan.unmatched:
+                sentence = "named in the boxes file, but not among the inputs"
+                record = unfinished_record(model, run.shown(name), "failed", sentence)
+                ledger.store(Path(name), "", record, None)
+                sources.append(Path(name))
+                progress(len(sources), total, record)
+        notes = (*(() if settings.deidentify else plan.notes), *model.notes)
+        summary = run_record(model, ledger, sources, started, time.perf_counter() - clock)
+        summary |= {"notes": list(notes), "settings": _settings_record(settings), "deidentified": settings.deidentify}
+        summary["counts"]["not_reached"] = total - len(sources)
+        write_tables(settings.output, ledger, sources, summary)
+    return summary
+
+
+def _one_input(run: Run, file: InputFile) -> Record:
+    """Bring one input to its end and commit it; whatever goes wrong becomes its record."""
+    digest, key, thumbnail = "", "", None
+    try:
+        if file.skip:
+            raise UnsuitableImage(file.skip)
+        if file.path.is_file():
+            digest = _digest(file.path)
+        boxes = None if run.boxes is None else run.boxes.get(file.relative.as_posix(), ())
+        key = _work_key(run, digest, boxes)
+        earlier = run.ledger.find(file.path)
+        if earlier is not None:
+            if earlier[0] == key and earlier[1]["status"] == "ok" and all_there(run.settings.output, earlier[1]):
+                return earlier[1]
+            remove_pictures(run.settings.output, earlier[1])
+            run.ledger.forget(file.path)
+        record, thumbnail = _segmented(run, file, boxes)
+    except (ImageError, MemoryError) as error:
+        status = error.status if isinstance(error, ImageError) else "failed"
+        sentence = str(error) if isinstance(error, ImageError) else "not enough memory for this image"
+        record = unfinished_record(run.model, run.shown(str(file.path)), status, sentence, digest)
+    run.ledger.store(file.path, key, record, thumbnail)
+    return record
+
+
+def _segmented(run: Run, file: InputFile, boxes: Sequence[Box] | None) -> tuple[Record, bytes]:
+    """Read, segment and write one image; returns its record and the report's thumbnail. Raises ImageError."""
+    clock = time.perf_counter()
+    image = read_image(file.path, run.reading)
+    timings = {"read": 1e3 * (time.perf_counter() - clock)}
+    if boxes is not None and not boxes:
+        raise UnsuitableImage("no box is given for this image in the boxes file")
+    found = segment(image, run.model.session, run.model.spec, run.settings.point, boxes)
+    timings |= found.timings_ms
+    clock = time.perf_counter()
+    overlay = overlay_picture(image, found, boxes)
+    outputs = run.names.claim(file, image.file_sha256, [kind for kind in PICTURES if kind in run.settings.save])
+    for kind, name in outputs.items():
+        if kind == "mask":
+            content = mask_png(found.mask)
+        else:
+            content = picture_png(overlay) if kind == "overlay" else probability_png(found.probability)
+        write_bytes(run.settings.output / name, content)
+    thumbnail = thumbnail_jpeg(overlay)
+    timings["write"] = 1e3 * (time.perf_counter() - clock)
+    record = finished_record(run.model, run.shown(str(file.path)), image, found, boxes, outputs, timings)
+    return record, thumbnail
+
+
+def _digest(path: Path) -> str:
+    try:
+        return file_sha256(path)
+    except OSError as error:
+        raise UnreadableImage(f"the file cannot be read: {error.strerror or type(error).__name__}") from error
+
+
+def _work_key(run: Run, digest: str, boxes: Sequence[Box] | None) -> str:
+    """Return a hash of all that determines a result: content, model, settings, toolkit version."""
+    parts = {
+        "content": digest,
+        "model": run.model.sha256,
+        "backend": run.model.session.backend,
+        "point": asdict(run.settings.point),
+        "reading": {name: str(value) for name, value in vars(run.reading).items()},
+        "boxes": None if boxes is None else [asdict(box) for box in boxes],
+        "save": sorted(run.settings.save),
+        "deidentify": run.settings.deidentify,
+        "version": __version__,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _settings_record(settings: RunSettings) -> dict[str, Any]:
+    """Return the settings for run.json; paths are left out of de-identified runs."""
+    values = asdict(settings)
+    values["precision"] = settings.precision.value
+    values["reading"]["modality"] = settings.reading.modality.value
+    values["inputs"] = [str(path) for path in settings.inputs]
+    values["output"], values["boxes"] = str(settings.output), str(settings.boxes) if settings.boxes else None
+    if settings.deidentify:
+        values |= {"inputs": len(settings.inputs), "output": None, "boxes": settings.boxes is not None}
+    return values

@@ -1,0 +1,149 @@
+"""`ModelSpec`: everything needed to run a model rightly. It travels inside the ONNX file's metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from enum import Enum
+from typing import Any
+
+from mammo_runtime.errors import ModelRefused
+from mammo_runtime.mammogram import Modality
+
+METADATA_KEY = "mammo_edge_spec"
+SCHEMA_VERSION = 1
+
+
+class Task(str, Enum):
+    """What the outputs mean, and so which post-processing runs."""
+
+    SEGMENTATION = "segmentation"
+    MULTICLASS = "multiclass"
+    CLASSIFICATION = "classification"
+    PROMPTED = "prompted"
+
+
+class InputMode(str, Enum):
+    """FULL: the whole picture. ROI: a square window round a box that a person or a detector gave."""
+
+    FULL = "full"
+    ROI = "roi"
+
+
+class Precision(str, Enum):
+    """Precision of the graph itself, not of a builder flag."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+@dataclass(frozen=True)
+class CleaningStep:
+    """One named step of `mammo_runtime.cleaning.STEPS` with its parameters."""
+
+    name: str
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How an image becomes the network's input tensor float32 [N, channels, height, width]."""
+
+    mode: InputMode = InputMode.FULL
+    channels: int = 3
+    """A grey image is repeated over the channels."""
+    height: int = 256
+    width: int = 256
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Subtracted per channel from pixels scaled to 0..1."""
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Divides the difference, per channel."""
+    working_side_px: int = 1024
+    """Cleaning runs on a copy whose long side is at most this, so that its pixel parameters mean the
+    same for a 1024-pixel film scan and a 4664-pixel detector image, and memory stays bounded."""
+    cleaning: tuple[CleaningStep, ...] = ()
+    breast_crop_margin: float | None = None
+    """FULL mode: crop to the breast found by `keep_breast`, widened by this fraction of its size. None: no crop."""
+    roi_margin: float = 0.5
+    """ROI mode: the window's side is (1 + 2·margin) times the longer side of the box."""
+
+    def __post_init__(self) -> None:
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(f"mean and std need one value for each of the {self.channels} channels")
+        if min(self.height, self.width, self.working_side_px) < 8 or min(self.std) <= 0 or self.roi_margin < 0:
+            raise ValueError("input sizes must be at least 8 pixels, std positive, roi_margin not negative")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The contract between training, export and runtime. Frozen; serialised as JSON."""
+
+    name: str
+    architecture: str
+    task: Task = Task.SEGMENTATION
+    modality: Modality = Modality.MAMMOGRAPHY
+    input: InputSpec = field(default_factory=InputSpec)
+    classes: tuple[str, ...] = ("mass",)
+    activation: str = "sigmoid"
+    """Applied in the exported graph, so that every backend returns probabilities."""
+    threshold: float = 0.5
+    """Operating point on the probability, chosen on validation data and frozen."""
+    min_area_cells: float = 0.0
+    """Smaller components are dropped; counted in cells of the network's own grid, so that it does not
+    depend on how finely a picture was scanned."""
+    precision: Precision = Precision.FP32
+    parent_sha256: str = ""
+    """Of the checkpoint (or graph) this one was made from."""
+    toolkit_version: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Data, folds, counts and measured results, as the trainer wrote them."""
+    licence: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-ready dictionary; `from_dict` is its inverse."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    def to_json(self) -> str:
+        """Return the canonical JSON text (sorted keys), as stored in ONNX metadata."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """Build from `to_dict`'s form. Raises ModelRefused when a field is missing, unknown or of a later schema."""
+        version = values.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ModelRefused(
+                f"the model's spec has schema version {version!r}; this runtime reads {SCHEMA_VERSION}. "
+                "Export the model again, or install the matching mammo-edge."
+            )
+        try:
+            known = dict(values)
+            raw_input = dict(known.pop("input"))
+            raw_input["mode"] = InputMode(raw_input["mode"])
+            raw_input["mean"], raw_input["std"] = tuple(raw_input["mean"]), tuple(raw_input["std"])
+            raw_input["cleaning"] = tuple(CleaningStep(s["name"], dict(s["parameters"])) for s in raw_input["cleaning"])
+            known["task"], known["modality"] = Task(known["task"]), Modality(known["modality"])
+            known["precision"], known["classes"] = Precision(known["precision"]), tuple(known["classes"])
+            return cls(input=InputSpec(**raw_input), **known)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelRefused(f"the model's spec is not valid: {error}. Export the model again.") from error
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> ModelSpec:
+        """Build from an ONNX file's custom metadata. Raises ModelRefused when there is no spec in it."""
+        if METADATA_KEY not in metadata:
+            raise ModelRefused(
+                "the ONNX file carries no mammo-edge spec in its metadata, so its preprocessing is unknown. "
+                "Export it with mammo-export."
+            )
+        try:
+            values = json.loads(metadata[METADATA_KEY])
+        except json.JSONDecodeError as error:
+            raise ModelRefused(f"the model's spec is not valid JSON ({error}). Export the model again.") from error
+        return cls.from_dict(values)
+
+
+SPEC_FIELDS = tuple(f.name for f in fields(ModelSpec))

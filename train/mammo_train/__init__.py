@@ -1,0 +1,1 @@
+"""mammo-edge trainer: images with masks in, checkpoints with their spec out."""

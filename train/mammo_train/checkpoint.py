@@ -1,0 +1,66 @@
+"""A run's files: weights as safetensors, the spec as JSON, and the state a killed run resumes from. No pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mammo_runtime.atomic import whole_file, write_text
+from mammo_runtime.errors import UsageError
+from mammo_runtime.spec import ModelSpec
+from mammo_train import models
+
+WEIGHTS = "model.safetensors"
+SPEC = "spec.json"
+STATE = "state.safetensors"
+
+
+def save_model(run: Path, state_dict: dict[str, torch.Tensor]) -> None:
+    """Write the weights of the best epoch."""
+    with whole_file(run / WEIGHTS) as path:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state_dict.items()}, path)
+
+
+def save_spec(run: Path, spec: ModelSpec) -> None:
+    """Write the spec that belongs to the weights."""
+    write_text(run / SPEC, json.dumps(spec.to_dict(), indent=1, sort_keys=True) + "\n")
+
+
+def load_model(run: Path) -> tuple[nn.Module, ModelSpec]:
+    """Rebuild a trained network in eval mode with its spec. Raises UsageError when the run is not finished."""
+    for name in (WEIGHTS, SPEC):
+        if not (run / name).is_file():
+            raise UsageError(f"{run} holds no {name}; is it a finished run of `mammo-train fit`?")
+    spec = ModelSpec.from_dict(json.loads((run / SPEC).read_text(encoding="utf-8")))
+    network = models.build(spec.architecture, len(spec.classes))
+    network.load_state_dict(load_file(run / WEIGHTS))
+    return network.eval(), spec
+
+
+def weights_sha256(run: Path) -> str:
+    """Return the sha256 of the run's weights: the checkpoint's identity."""
+    return hashlib.sha256((run / WEIGHTS).read_bytes()).hexdigest()
+
+
+def save_state(run: Path, tensors: dict[str, torch.Tensor], progress: dict[str, Any]) -> None:
+    """Write everything a resumed run needs in one file, so that it is either of this epoch or of the last."""
+    with whole_file(run / STATE) as path:
+        contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        save_file(contiguous, path, metadata={"progress": json.dumps(progress)})
+
+
+def load_state(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+    """Return what `save_state` wrote, or None when there is nothing to resume."""
+    path = run / STATE
+    if not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as stored:
+        metadata = stored.metadata() or {}
+    return load_file(path), dict(json.loads(metadata["progress"]))

@@ -1,0 +1,87 @@
+"""The index: a CSV with `image,mask,patient|group,fold,kind,pixel_spacing_mm`, paths relative to a root."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mammo_runtime.errors import UsageError
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """One image of a data set."""
+
+    image: Path
+    mask: Path | None
+    """None: the mask is empty (a normal image)."""
+    group: str
+    """Patient, or near-duplicate group where patients are unknown: never split over folds."""
+    fold: int
+    kind: str
+    spacing_mm: float | None
+
+    @property
+    def name(self) -> str:
+        """File name without suffix."""
+        return self.image.stem
+
+
+def read_index(index: Path, root: Path) -> tuple[IndexRow, ...]:
+    """Read an index CSV. Raises UsageError naming the row when a column, file or number is missing or wrong."""
+    if not index.is_file():
+        raise UsageError(f"there is no index file {index}")
+    with index.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.DictReader(stream)
+        columns = set(reader.fieldnames or ())
+        group_column = "patient" if "patient" in columns else "group"
+        missing = {"image", "mask", "fold", "kind", group_column} - columns
+        if missing:
+            raise UsageError(f"{index} lacks the columns {', '.join(sorted(missing))}")
+        rows = tuple(_row(values, line, root, group_column) for line, values in enumerate(reader, start=2))
+    if not rows:
+        raise UsageError(f"{index} holds no images")
+    return rows
+
+
+def _row(values: dict[str, str], line: int, root: Path, group_column: str) -> IndexRow:
+    try:
+        spacing = values.get("pixel_spacing_mm") or ""
+        row = IndexRow(
+            image=root / values["image"],
+            mask=root / values["mask"] if values["mask"] else None,
+            group=values[group_column],
+            fold=int(values["fold"]),
+            kind=values["kind"],
+            spacing_mm=float(spacing) if spacing else None,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"index line {line}: {error}") from error
+    for path in (row.image, row.mask):
+        if path is not None and not path.is_file():
+            raise UsageError(f"index line {line}: there is no file {path}; is --root right?")
+    if not row.group:
+        raise UsageError(f"index line {line}: no patient or group, so a split by patient cannot be proved")
+    return row
+
+
+def check_leaks(rows: Iterable[IndexRow]) -> None:
+    """Refuse folds that share a patient or an image's bytes. Raises UsageError naming the first of each."""
+    folds_of_group: dict[str, set[int]] = defaultdict(set)
+    folds_of_content: dict[str, set[int]] = defaultdict(set)
+    names: dict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        digest = hashlib.sha256(row.image.read_bytes()).hexdigest()
+        folds_of_group[row.group].add(row.fold)
+        folds_of_content[digest].add(row.fold)
+        names[digest].append(row.image.name)
+    for group, folds in folds_of_group.items():
+        if len(folds) > 1:
+            raise UsageError(f"leak: patient or group {group} stands in the folds {sorted(folds)}")
+    for digest, folds in folds_of_content.items():
+        if len(folds) > 1:
+            raise UsageError(f"leak: the same picture ({', '.join(names[digest])}) stands in the folds {sorted(folds)}")

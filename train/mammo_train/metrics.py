@@ -1,0 +1,219 @@
+"""Overlap metrics from counts of pixels: two named aggregations, patient-level intervals, and their self-checks.
+
+`per_image` is the mean of each picture's value; `pooled` comes from one confusion matrix over all pictures.
+A metric that is 0/0 is NaN in arrays and None in results, never 0. Dice and IoU of two empty masks are 1,
+as in `mammo_runtime.overlap`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mammo_runtime.errors import MammoError, UsageError
+
+METRICS = ("dice", "iou", "sensitivity", "specificity", "precision", "accuracy", "g_mean")
+RESAMPLES = 2000
+THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 20))
+"""What `choose_threshold` tries: 0.05, 0.10 … 0.95."""
+REPORTED_TOLERANCE = 0.03
+"""Of published rows whose averaging is unknown: ten of the twelve rows of study 000 differ from the
+identity by at most 0.02, the two whose columns cannot belong together by 0.04 and 0.13."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Pixels of one picture (or of one lesion's window)."""
+
+    tp: int
+    fp: int
+    fn: int
+    tn: int
+
+
+def count(mask: np.ndarray, truth: np.ndarray) -> Counts:
+    """Compare two boolean arrays of one shape."""
+    tp, marked, wanted = (int(np.count_nonzero(m)) for m in (mask & truth, mask, truth))
+    return Counts(tp, marked - tp, wanted - tp, truth.size - marked - wanted + tp)
+
+
+def measure(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Map counts [..., 4] (TP, FP, FN, TN) to each of `METRICS` as float64 [...]; NaN where it is 0/0."""
+    tp, fp, fn, tn = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+    empty = tp + fp + fn == 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        sensitivity, specificity = tp / (tp + fn), tn / (tn + fp)
+        return {
+            "dice": np.where(empty, 1.0, 2 * tp / (2 * tp + fp + fn)),
+            "iou": np.where(empty, 1.0, tp / (tp + fp + fn)),
+            "sensitivity": sensitivity,
+            "specificity": specificity,
+            "precision": tp / (tp + fp),
+            "accuracy": (tp + tn) / (tp + fp + fn + tn),
+            "g_mean": np.sqrt(sensitivity * specificity),
+        }
+
+
+def summarise(
+    counts: Sequence[Counts], groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Any]:
+    """Return both aggregations of every metric with 95 % intervals, JSON-ready.
+
+    `groups` names each item's patient. Items whose truth or mask is empty are counted in `n_empty_truth`,
+    `n_empty_mask` and `n_both_empty`. Raises MammoError if the result contradicts itself.
+    """
+    if not counts or len(counts) != len(groups):
+        raise UsageError(f"{len(counts)} results with {len(groups)} groups cannot be summarised")
+    table = np.array([(c.tp, c.fp, c.fn, c.tn) for c in counts], np.float64)
+    draws = _Draws(groups, resamples, seed)
+    per_image = {}
+    for name, values in measure(table).items():
+        defined = ~np.isnan(values)
+        per_image[name] = draws.ratio(np.where(defined, values, 0.0), defined.astype(np.float64))
+        per_image[name]["n"] = int(defined.sum())
+    whole, drawn = measure(table.sum(axis=0)), measure(draws.sums(table))
+    no_truth, no_mask = table[:, 0] + table[:, 2] == 0, table[:, 0] + table[:, 1] == 0
+    summary = {
+        "n": len(counts),
+        "n_patients": draws.groups,
+        "n_empty_truth": int(no_truth.sum()),
+        "n_empty_mask": int(no_mask.sum()),
+        "n_both_empty": int((no_truth & no_mask).sum()),
+        "interval": f"95 %, percentile bootstrap over patients, {resamples} resamples, seed {seed}",
+        "per_image": per_image,
+        "pooled": {name: draws.estimate(float(whole[name]), drawn[name]) for name in METRICS},
+    }
+    for aggregation in ("per_image", "pooled"):
+        values = summary[aggregation]
+        problem = identity_problem(values["dice"]["value"], values["iou"]["value"], aggregation)
+        if problem:
+            raise MammoError(f"the metrics contradict themselves ({aggregation}): {problem}")
+    return summary
+
+
+def ratio_interval(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    groups: Sequence[str],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, float | None]:
+    """Return sum(numerators) / sum(denominators) as {"value", "low", "high"}, its interval from whole patients drawn."""
+    draws = _Draws(groups, resamples, seed)
+    return draws.ratio(np.asarray(numerators, np.float64), np.asarray(denominators, np.float64))
+
+
+class _Draws:
+    """How often each patient was drawn in each resample (Efron & Tibshirani 1993, percentile interval)."""
+
+    def __init__(self, groups: Sequence[str], resamples: int, seed: int) -> None:
+        names, self._member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+        self.groups = len(names)
+        chances = np.full(self.groups, 1 / self.groups)
+        self._times = np.random.default_rng(seed).multinomial(self.groups, chances, size=resamples)
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Sum float64 [items, k] over the patients of each resample: [resamples, k]."""
+        by_group = np.zeros((self.groups, values.shape[1]))
+        np.add.at(by_group, self._member, values)
+        return np.asarray(self._times @ by_group)
+
+    def ratio(self, numerators: np.ndarray, denominators: np.ndarray) -> dict[str, float | None]:
+        """Estimate a ratio of two sums over items."""
+        pair = np.stack([numerators, denominators], axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            whole, drawn = pair.sum(axis=0), self.sums(pair)
+            return self.estimate(float(whole[0] / whole[1]), drawn[:, 0] / drawn[:, 1])
+
+    def estimate(self, value: float, drawn: np.ndarray) -> dict[str, float | None]:
+        """Return value and interval; None where undefined. One patient alone gives no interval."""
+        drawn = drawn[np.isfinite(drawn)]
+        if not math.isfinite(value):
+            return {"value": None, "low": None, "high": None}
+        if self.groups < 2 or not drawn.size:
+            return {"value": value, "low": None, "high": None}
+        low, high = np.percentile(drawn, (2.5, 97.5))
+        return {"value": value, "low": float(low), "high": float(high)}
+
+
+def identity_problem(dice: float, iou: float, aggregation: str, tolerance: float = 1e-9) -> str | None:
+    """Return why Dice and IoU cannot come from the same counts, or None.
+
+    Pooled: IoU = D / (2 - D). Per image: that is a lower bound of the mean IoU (the function is convex, so
+    Jensen's inequality holds), and the mean Dice is an upper one.
+    """
+    expected = dice / (2 - dice)
+    if aggregation == "pooled":
+        if abs(iou - expected) > tolerance:
+            return f"IoU {iou:.4f} differs from Dice/(2-Dice) = {expected:.4f} by {iou - expected:+.4f}"
+    elif iou < expected - tolerance:
+        return f"mean IoU {iou:.4f} is below {expected:.4f}, the least that a mean Dice of {dice:.4f} allows"
+    elif iou > dice + tolerance:
+        return f"mean IoU {iou:.4f} is above the mean Dice {dice:.4f}"
+    return None
+
+
+def reported_row_problem(row: Mapping[str, float], tolerance: float = REPORTED_TOLERANCE) -> str | None:
+    """Return why a published table row contradicts itself, or None.
+
+    `row` holds "dice" and "iou"; "sensitivity", "specificity" and "g_mean", or "precision" (with "sensitivity"),
+    are checked too when present. `tolerance` covers rounding: about 0.001 for three digits, if the row is pooled.
+    """
+    problem = identity_problem(row["dice"], row["iou"], "pooled", tolerance)
+    if problem:
+        return problem
+    expected: dict[str, float] = {}
+    if {"sensitivity", "specificity", "g_mean"} <= set(row):
+        expected["g_mean"] = math.sqrt(row["sensitivity"] * row["specificity"])
+    if {"sensitivity", "precision"} <= set(row) and row["precision"] + row["sensitivity"] > 0:
+        expected["dice"] = 2 * row["precision"] * row["sensitivity"] / (row["precision"] + row["sensitivity"])
+    for name, value in expected.items():
+        if abs(row[name] - value) > tolerance:
+            return f"{name} {row[name]:.4f} differs from {value:.4f}, which the row's other columns give"
+    return None
+
+
+@dataclass(frozen=True)
+class ThresholdChoice:
+    """The best threshold with the whole scan."""
+
+    threshold: float
+    score: float
+    scores: Mapping[float, float | None]
+
+
+def choose_threshold(
+    probabilities: Iterable[np.ndarray],
+    truths: Iterable[np.ndarray],
+    metric: str = "dice",
+    postprocess: Callable[[int, np.ndarray], np.ndarray] | None = None,
+) -> ThresholdChoice:
+    """Return the threshold of `THRESHOLDS` with the best score on validation pictures; ties: closest to 0.5.
+
+    `probabilities` (float, any shape) and `truths` (bool, same shapes) are gone through once. `metric` is "dice"
+    (mean over pictures), or "iou" or "gmean" (pooled). `postprocess(number, mask)` may clean each mask.
+    Raises UsageError for an unknown metric, no pictures, or a metric that is undefined on them.
+    """
+    if metric not in ("dice", "iou", "gmean"):
+        raise UsageError(f"unknown metric {metric!r} for a threshold; known: dice, iou, gmean")
+    tables = []
+    for number, (probability, truth) in enumerate(zip(probabilities, truths, strict=True)):
+        masks = (probability >= t for t in THRESHOLDS)
+        found = [count(m if postprocess is None else postprocess(number, m), truth) for m in masks]
+        tables.append([(c.tp, c.fp, c.fn, c.tn) for c in found])
+    if not tables:
+        raise UsageError("no validation picture to choose a threshold on")
+    table = np.array(tables, np.float64)
+    if metric == "dice":
+        scores = measure(table)["dice"].mean(axis=0)
+    else:
+        scores = measure(table.sum(axis=0))["iou" if metric == "iou" else "g_mean"]
+    known = {t: round(float(s), 12) for t, s in zip(THRESHOLDS, scores) if math.isfinite(s)}
+    if not known:
+        raise UsageError(f"{metric} is undefined on these validation pictures: they hold no mass")
+    best = max(known, key=lambda t: (known[t], -abs(t - 0.5), -t))
+    return ThresholdChoice(best, known[best], {t: known.get(t) for t in THRESHOLDS})

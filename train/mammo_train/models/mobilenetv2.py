@@ -1,0 +1,68 @@
+"""U-Nets on a MobileNetV2 encoder (study 004, IV.4; Sandler et al. 2018 for the encoder).
+
+Certain: 256x256x3 input, skips at 1/2, 1/4, 1/8 and 1/16, bridge 320 channels at 1/32, a residual block after each
+up-sampling, 1x1 convolution. Inferred (the only layer with 320 channels is the last bottleneck's projection): the
+skips are the expansion activations, as in the widespread TensorFlow example. Proposed: decoder filters
+256, 128, 64, 32, 16 and bilinear up-sampling with a fixed factor, which exports as one clean Resize.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.models import mobilenet_v2
+
+from mammo_train.models.blocks import ResidualBlock
+
+SKIP_BLOCKS = (2, 4, 7, 14)
+"""torchvision's `features` indices whose expansion output (conv+norm+ReLU6) is a skip: 96, 144, 192, 576 channels."""
+SKIP_CHANNELS = (96, 144, 192, 576)
+BRIDGE_CHANNELS = 320
+DECODER_CHANNELS = (256, 128, 64, 32, 16)
+
+
+class MobileNetV2Encoder(nn.Module):
+    """MobileNetV2 `features[0..17]` (1,811,712 parameters, torchvision's names), giving skips and bridge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = mobilenet_v2(weights=None).features[:18]
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Map [N, 3, H, W] (sides multiples of 32) to the skips at 1/2, 1/4, 1/8, 1/16 and the bridge at 1/32."""
+        taps: list[torch.Tensor] = []
+        for index, block in enumerate(self.features):
+            if index in SKIP_BLOCKS:
+                expanded = block.conv[0](x)
+                taps.append(expanded)
+                projected = block.conv[1:](expanded)
+                x = x + projected if block.use_res_connect else projected
+            else:
+                x = block(x)
+        return [*taps, x]
+
+
+class MobileNetV2ResUNet(nn.Module):
+    """MobileNetV2 encoder, residual decoder, logits out: [N, 3, H, W] → [N, classes, H, W]; 5,697,969 parameters."""
+
+    def __init__(self, classes: int = 1) -> None:
+        super().__init__()
+        self.encoder = MobileNetV2Encoder()
+        inputs = (BRIDGE_CHANNELS, *DECODER_CHANNELS[:-1])
+        skips = (*reversed(SKIP_CHANNELS), 0)
+        self.decoder = nn.ModuleList(
+            ResidualBlock(i + skip, o) for i, skip, o in zip(inputs, skips, DECODER_CHANNELS, strict=True)
+        )
+        self.head = nn.Conv2d(DECODER_CHANNELS[-1], classes, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits float [N, classes, H, W]; H and W must be multiples of 32."""
+        *skips, x = self.encoder(x)
+        for block in self.decoder:
+            x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            if skips:
+                x = torch.cat([x, skips.pop()], dim=1)
+            x = block(x)
+        logits: torch.Tensor = self.head(x)
+        return logits

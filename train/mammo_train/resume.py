@@ -1,0 +1,79 @@
+"""What a killed run resumes from: everything that changes while training, to and from one flat table of tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mammo_runtime.spec import ModelSpec
+from mammo_train.config import TrainConfig
+from mammo_train.index import IndexRow
+
+
+@dataclass
+class Progress:
+    """The numbers that change while training; stored after every epoch."""
+
+    epoch: int = 0
+    """Epochs done."""
+    rate: float = 0.0
+    best_dice: float = -1.0
+    best_epoch: int = 0
+    best_loss: float = float("inf")
+    loss_epoch: int = 0
+    """Epoch since which the plateau counts."""
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Learner:
+    """A network in training with all that belongs to it."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, torch.Tensor]
+    """The averaged weights, which are validated and kept."""
+    scaler: torch.amp.GradScaler
+    progress: Progress
+
+    def state(self, identity: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Return tensors and JSON-ready record for `checkpoint.save_state`; `restore` is the inverse."""
+        tensors = {f"network/{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average/{k}": v for k, v in self.average.items()}
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{k}": torch.as_tensor(v) for k, v in moments.items()}
+        record = {"identity": identity, "progress": asdict(self.progress), "scaler": self.scaler.state_dict()}
+        return tensors, record
+
+    def restore(self, tensors: dict[str, torch.Tensor], record: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+        network = {k.removeprefix("network/"): v for k, v in tensors.items() if k.startswith("network/")}
+        self.network.load_state_dict(network)
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("average/"):
+                self.average[key.removeprefix("average/")].copy_(value)
+            elif key.startswith("optimizer/"):
+                _, number, name = key.split("/")
+                moments.setdefault(int(number), {})[name] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.scaler.load_state_dict(record["scaler"])
+        self.progress = Progress(**record["progress"])
+
+
+def identity_of(rows: Sequence[IndexRow], spec: ModelSpec, config: TrainConfig, weights: Sequence[Path]) -> str:
+    """Return a hash of what the epochs done so far depend on: not the loader processes, not how long it will go on,
+    not the words about data and licence. `weights` are the files training starts from."""
+    settings = {k: v for k, v in asdict(config).items() if k not in ("workers", "epochs")}
+    parts = [replace(spec, training={}, licence="").to_json(), json.dumps(settings, sort_keys=True)]
+    parts += [f"{r.image.name} {r.mask.name if r.mask else ''} {r.group} {r.fold} {r.kind}" for r in rows]
+    parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
