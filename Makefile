@@ -21,7 +21,7 @@ $(TEST)/$(STAMP): setup.cfg pyproject.toml
 # The main job on the bundled model: no GPU, no download but packages.
 demo: $(DEMO)/$(STAMP)
 	rm -rf demo-output
-	$(DEMO)/bin/python -m mammo_runtime.phantom demo-output/input
+	$(DEMO)/bin/python -c "import pathlib, mammo_runtime.phantom as p; p.write_demo_folder(pathlib.Path('demo-output/input'))"
 	$(DEMO)/bin/mammo-infer demo-output/input -o demo-output/results
 	@echo
 	@echo "Open demo-output/results/report.html in a browser."

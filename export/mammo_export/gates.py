@@ -10,6 +10,9 @@ from mammo_runtime.errors import GateMissed
 
 MAX_LOGIT_ERROR = 1e-4
 """Largest logit difference as a fraction of the largest logit (issue 2, "The trainer and the exporter")."""
+MAX_PROBABILITY_ERROR = 1e-4
+"""Largest probability difference of the shipped graph, activation included: the sigmoid's slope is at most 1/4, so
+this is the logit limit for logits up to 4; float32 gives about 1e-6. Engines, which have no logits, keep it too."""
 MIN_EQUAL_PIXELS = 0.9999
 """Fraction of equal mask pixels at original resolution, kept by every single image (issue 2, same place)."""
 MAX_BATCH_DIFFERENCE = 1e-5
@@ -17,6 +20,7 @@ MAX_BATCH_DIFFERENCE = 1e-5
 each of some 70 layers; leakage between images of a batch gives far more."""
 LIMITS: Mapping[str, float] = {
     "logit_error": MAX_LOGIT_ERROR,
+    "probability_error": MAX_PROBABILITY_ERROR,
     "equal_pixels": MIN_EQUAL_PIXELS,
     "batch_difference": MAX_BATCH_DIFFERENCE,
 }
@@ -38,6 +42,9 @@ class Parity:
     logit_error: float
     """max |difference| over all logits / largest |logit| of the trained network."""
     logit_error_image: str
+    probability_error: float
+    """max |difference| over all probabilities."""
+    probability_error_image: str
     equal_pixels: float
     """Fraction of equal mask pixels at original resolution in the worst image."""
     equal_pixels_image: str
@@ -66,6 +73,11 @@ class Parity:
             found.append(
                 f"logits differ by {self.logit_error:.2g} of the largest logit on {self.logit_error_image} "
                 f"(limit {MAX_LOGIT_ERROR:g})"
+            )
+        if not self.probability_error <= MAX_PROBABILITY_ERROR:
+            found.append(
+                f"probabilities differ by {self.probability_error:.2g} on {self.probability_error_image} "
+                f"(limit {MAX_PROBABILITY_ERROR:g})"
             )
         if not self.equal_pixels >= MIN_EQUAL_PIXELS:
             found.append(

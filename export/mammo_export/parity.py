@@ -9,7 +9,7 @@ from types import TracebackType
 import numpy as np
 
 from mammo_export.gates import Parity
-from mammo_runtime.errors import ImageError, InferenceFailed, UsageError
+from mammo_runtime.errors import GateMissed, ImageError, InferenceFailed, UsageError
 from mammo_runtime.mammogram import Box
 from mammo_runtime.segmenter import MAX_BATCH, Segmentation, segment
 from mammo_runtime.session import Session
@@ -24,9 +24,12 @@ def prove_parity(reference: TorchSession, logits: Session, model: Session, rows:
 
     `logits` is the graph without, `model` the one with its activation and spec; thresholds come from each side's
     own spec, so that what is proved is what the file says. ROI mode takes the lesion boxes of the rows' masks.
-    Images are read one at a time. Raises UsageError when no image (with a box, in ROI mode) can be read.
+    Images are read one at a time. Raises UsageError when no image (with a box, in ROI mode) can be read, GateMissed
+    when the graph's spec asks for another input or answers with other classes.
     """
     spec = ModelSpec.from_metadata(model.metadata)
+    if (spec.input, spec.classes) != (reference.spec.input, reference.spec.classes):
+        raise GateMissed("the spec inside the graph names another input or other classes than the trained network's")
     tally = _Tally()
     for labelled in _read(rows):
         boxes = labelled.boxes if spec.input.mode is InputMode.ROI else None
@@ -46,8 +49,10 @@ class _Tally:
     windows: int = 0
     windows_with_mask: int = 0
     largest_logit: float = 0.0
-    largest_difference: float = 0.0
-    difference_image: str = ""
+    logit_difference: float = 0.0
+    logit_image: str = ""
+    probability_difference: float = 0.0
+    probability_image: str = ""
     equal_pixels: float = 1.0
     equal_pixels_image: str = ""
     appeared: list[str] = field(default_factory=list)
@@ -59,7 +64,7 @@ class _Tally:
 
     def to_parity(self, reference: str, measured: str, batch_difference: float) -> Parity:
         largest = self.largest_logit
-        relative = self.largest_difference / largest if largest else float(self.largest_difference > 0)
+        relative = self.logit_difference / largest if largest else float(self.logit_difference > 0)
         return Parity(
             reference=reference,
             measured=measured,
@@ -67,7 +72,9 @@ class _Tally:
             windows=self.windows,
             windows_with_mask=self.windows_with_mask,
             logit_error=relative,
-            logit_error_image=self.difference_image,
+            logit_error_image=self.logit_image,
+            probability_error=self.probability_difference,
+            probability_error_image=self.probability_image,
             equal_pixels=self.equal_pixels,
             equal_pixels_image=self.equal_pixels_image,
             batch_difference=batch_difference,
@@ -132,15 +139,19 @@ def _compare(
     name = labelled.row.name
     tally.images += 1
     tally.windows += 1 if boxes is None else len(boxes)
-    recorder = _Recorder(model)
-    expected = _segmentation(tally, f"{name} (trained network)", labelled, reference, reference.spec, boxes)
-    measured = _segmentation(tally, f"{name} (graph)", labelled, recorder, spec, boxes)
+    trained, graph = _Recorder(reference), _Recorder(model)
+    expected = _segmentation(tally, f"{name} (trained network)", labelled, trained, reference.spec, boxes)
+    measured = _segmentation(tally, f"{name} (graph)", labelled, graph, spec, boxes)
     room = MAX_BATCH - 1 - len(tally.first_inputs)
-    tally.first_inputs += [batch[k : k + 1] for batch in recorder.inputs for k in range(len(batch))][:room]
-    for batch, output in zip(recorder.inputs, recorder.outputs, strict=True):
+    tally.first_inputs += [batch[k : k + 1] for batch in graph.inputs for k in range(len(batch))][:room]
+    for batch, wanted, output in zip(graph.inputs, trained.outputs, graph.outputs, strict=True):
         _compare_logits(tally, name, reference.logits(batch), logits.run(batch))
         if not np.array_equal(model.run(batch), output, equal_nan=True):
             tally.not_repeatable.append(name)
+        if expected is not None and measured is not None:
+            difference = float(np.abs(wanted - output).max())
+            if difference >= tally.probability_difference:
+                tally.probability_difference, tally.probability_image = difference, name
     if expected is not None and measured is not None:
         _compare_masks(tally, name, expected, measured)
 
@@ -157,13 +168,13 @@ def _segmentation(
 
 def _compare_logits(tally: _Tally, name: str, expected: np.ndarray, measured: np.ndarray) -> None:
     """Add logits float32 [N, classes, H, W] of both sides."""
-    if not (np.isfinite(expected).all() and np.isfinite(measured).all()):
+    if expected.shape != measured.shape or not (np.isfinite(expected).all() and np.isfinite(measured).all()):
         tally.unusable.append(f"{name} (logits)")
         return
     tally.largest_logit = max(tally.largest_logit, float(np.abs(expected).max()))
     difference = float(np.abs(expected - measured).max())
-    if difference >= tally.largest_difference:
-        tally.largest_difference, tally.difference_image = difference, name
+    if difference >= tally.logit_difference:
+        tally.logit_difference, tally.logit_image = difference, name
 
 
 def _compare_masks(tally: _Tally, name: str, expected: Segmentation, measured: Segmentation) -> None:

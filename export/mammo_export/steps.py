@@ -1,4 +1,4 @@
-"""From a trained run to a bundle, read from top to bottom: one function for each step, nothing written before the gates."""
+"""From a trained run to a bundle, read from top to bottom; nothing is written before the gates are passed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def bundle_from_run(
     model = add_activation(logits, spec)
     check_form(model)
     content = model.SerializeToString()
-    report(f"ONNX graph: {len(model.graph.node)} nodes, {len(content) / 1e6:.1f} MB; comparing it on {len(rows)} images")
+    report(f"ONNX graph: {len(model.graph.node)} nodes, {len(content) / 1e6:.1f} MB; comparing on {len(rows)} images")
     # On the CPU even where there is a GPU: convolutions there round to TF32, far beyond the limit.
     parity = _measure(TorchSession(network, trained), logits, model, rows)
     report(parity_line(parity))
@@ -66,7 +66,7 @@ def verify_bundle(folder: Path, run: Path | None, rows: Sequence[IndexRow], repo
         except OSError as error:
             raise ModelRefused(f"{folder / name} cannot be read: {error.strerror}") from error
         if not unchanged:
-            raise ModelRefused(f"{folder / name} was changed since it was exported. Get the bundle again from its source")
+            raise ModelRefused(f"{folder / name} was changed since the export. Get the bundle again from its source")
     report(f"hashes: {len(bundle.files)} files unchanged")
     for precision in bundle.precisions:
         load_model(str(folder), "cpu", Precision(precision)).session.close()
@@ -77,7 +77,7 @@ def verify_bundle(folder: Path, run: Path | None, rows: Sequence[IndexRow], repo
         return None
     network, trained = checkpoint.load_model(run)
     if checkpoint.weights_sha256(run) != bundle.spec.parent_sha256:
-        raise ModelRefused(f"{folder} was not exported from {run}: the weights' sha256 differ. Give its own run to --run")
+        raise ModelRefused(f"{folder} was not exported from {run} (other weights). Give its own run to --run")
     model = onnx.load(bundle.model_path(Precision.FP32))
     parity = _measure(TorchSession(network, trained), without_activation(model), model, rows)
     report(parity_line(parity))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -33,7 +32,6 @@ def logits_graph_from_network(network: nn.Module, spec: ModelSpec) -> onnx.Model
     Opset 18, IR version at most 10, checked by the ONNX checker. The same network gives the same bytes.
     """
     example = torch.zeros(2, spec.input.channels, spec.input.height, spec.input.width)
-    buffer = io.BytesIO()
     # A copy: the caller's network keeps its device, mode and memory format.
     network = copy.deepcopy(network).eval().cpu().to(memory_format=torch.contiguous_format)
     with _quiet():
@@ -48,8 +46,7 @@ def logits_graph_from_network(network: nn.Module, spec: ModelSpec) -> onnx.Model
             verbose=False,
         )
     assert program is not None
-    program.save(buffer, external_data=False)
-    graph = onnx.load_from_string(buffer.getvalue())
+    graph = program.model_proto
     graph.ir_version = min(graph.ir_version, MAX_IR_VERSION)
     _strip(graph)
     onnx.checker.check_model(graph, full_check=True)
@@ -57,7 +54,10 @@ def logits_graph_from_network(network: nn.Module, spec: ModelSpec) -> onnx.Model
 
 
 def add_activation(graph: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
-    """Return a copy whose output is the probability, with the spec in its metadata. Raises GateMissed on an unknown one."""
+    """Return a copy whose output is the probability, with the spec in its metadata.
+
+    Raises GateMissed on an unknown activation.
+    """
     if spec.activation != "sigmoid":
         raise GateMissed(f"the exporter cannot append the activation {spec.activation!r}")
     model = onnx.ModelProto()

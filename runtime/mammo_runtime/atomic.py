@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mammo_runtime.errors import OutputError
 
 PARTIAL_SUFFIX = ".part"
+_PARTIAL = re.compile(r"\..*\.[0-9a-f]{8}" + re.escape(PARTIAL_SUFFIX), re.DOTALL)
 
 
 @contextmanager
@@ -19,7 +21,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Missing folders are made. On an error nothing is left behind. Raises OutputError for disk full, read-only …
     """
-    temporary = path.with_name(f".{path.name[-80:]}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+    temporary = path.with_name(f".{path.name[-40:]}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -29,7 +31,9 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            # Where even looking fails (a file in place of a folder, read-only), the first error is the one to tell.
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -41,3 +45,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, content: str) -> None:
     """Write UTF-8 text with "\\n" line ends so that it is never seen half-written. Raises OutputError."""
     write_bytes(path, content.encode("utf-8"))
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove the temporary files that a killed process left in a folder and its sub-folders. Raises OutputError."""
+    try:
+        for parent, _, names in os.walk(folder):
+            for name in names:
+                if _PARTIAL.fullmatch(name):
+                    (Path(parent) / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot clean up {folder}: {error.strerror or error}") from error

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from mammo_runtime.errors import ModelRefused
 from mammo_runtime.hashing import file_sha256
+from mammo_runtime.preprocess import check_cleaning
 from mammo_runtime.session import Session, SessionOptions, open_session
 from mammo_runtime.spec import ModelSpec, Precision
 
@@ -77,10 +79,12 @@ def read_bundle(folder: Path) -> Bundle:
         named = [*files, *(str(p["file"]) for p in bundle.precisions.values())]
     except OSError as error:
         raise ModelRefused(f"{folder} is no bundle: cannot read {MANIFEST} ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelRefused(f"{folder / MANIFEST} is not valid ({type(error).__name__}: {error})") from error
     for name in named:
-        if Path(name).is_absolute() or ".." in Path(name).parts or name.startswith(("/", "\\")):
+        # Windows rules see more ways out than POSIX's (drive letters, both slashes), so they are kept everywhere.
+        inside = PureWindowsPath(name)
+        if inside.anchor or ".." in inside.parts or not inside.parts:
             raise ModelRefused(f"{folder / MANIFEST} names a file outside the bundle: {name}")
     return bundle
 
@@ -97,18 +101,20 @@ def load_model(model: str, backend: str, precision: Precision, options: SessionO
     """
     path = Path(model)
     bundled = {b.spec.name: b for b in list_bundles()}
+    known = ", ".join(bundled) or "the bundled ones (there are none here)"
     if model in bundled:
         return _load_from_bundle(bundled[model], bundled[model].model_path(precision), backend, options)
-    if path.is_dir():
+    if os.path.isdir(path):
         bundle = read_bundle(path)
         return _load_from_bundle(bundle, bundle.model_path(precision), backend, options)
-    if not path.is_file():
-        raise ModelRefused(f"there is no model {model!r}: neither a file, a bundle folder, nor one of {', '.join(bundled)}")
+    if not os.path.isfile(path):
+        raise ModelRefused(f"there is no model {model!r}: neither a file, a bundle folder, nor one of {known}")
     if (path.parent / MANIFEST).is_file():
         return _load_from_bundle(read_bundle(path.parent), path, backend, options)
-    session = open_session(path, backend, options)
+    digest = model_sha256(path)
+    session, spec = _opened(path, backend, options)
     note = f"{path.name} has no {MANIFEST} beside it: its hash could not be checked"
-    return LoadedModel(session, ModelSpec.from_metadata(session.metadata), model_sha256(path), (note,))
+    return LoadedModel(session, spec, digest, (note,))
 
 
 def model_sha256(path: Path) -> str:
@@ -122,15 +128,26 @@ def model_sha256(path: Path) -> str:
 
 
 def _load_from_bundle(bundle: Bundle, path: Path, backend: str, options: SessionOptions | None) -> LoadedModel:
-    expected, found = bundle.files.get(path.name), model_sha256(path)
+    expected, found = bundle.files.get(path.relative_to(bundle.folder).as_posix()), model_sha256(path)
     if expected != found:
         raise ModelRefused(
             f"{path} was changed since it was exported: its sha256 is {found[:16]}…, the bundle says "
             f"{'nothing about it' if expected is None else expected[:16] + '…'}. Get the bundle again from its source"
         )
-    session = open_session(path, backend, options)
-    spec = ModelSpec.from_metadata(session.metadata)
+    session, spec = _opened(path, backend, options)
     if spec != bundle.spec:
         session.close()
         raise ModelRefused(f"{path} and {MANIFEST} carry different specs. Get the bundle again from its source")
     return LoadedModel(session, spec, found, ())
+
+
+def _opened(path: Path, backend: str, options: SessionOptions | None) -> tuple[Session, ModelSpec]:
+    """Open a model and read its spec; nothing stays open when the spec is refused."""
+    session = open_session(path, backend, options)
+    try:
+        spec = ModelSpec.from_metadata(session.metadata)
+        check_cleaning(spec.input)
+    except ModelRefused:
+        session.close()
+        raise
+    return session, spec

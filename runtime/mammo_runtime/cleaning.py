@@ -100,7 +100,8 @@ def remove_vertical_lines(
     if state.breast is not None:
         allowed = ~state.breast
     else:
-        allowed[:, : int(border_px)] = allowed[:, -int(border_px) :] = True
+        allowed[:, : int(border_px)] = True
+        allowed[:, max(0, grey.shape[1] - int(border_px)) :] = True
     black = painted.astype(bool) & allowed & (state.pixels > 0)
     fraction = float(black.mean())
     if fraction > MAX_PAINTED_FRACTION:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,20 @@ def _saved(context: click.Context, parameter: click.Parameter, text: str) -> tup
     return tuple(name for name in PICTURES if name in names)
 
 
+def _number(context: click.Context, parameter: click.Parameter, value: float | None) -> float | None:
+    """Refuse nan and inf, which pass click's range check: a threshold of nan would find nothing in any picture."""
+    if value is not None and not isfinite(value):
+        raise click.BadParameter(f"{value} is not a number")
+    return value
+
+
+def _printable(text: str) -> str:
+    """Return text that neither steers the terminal nor lacks a character there (file names hold any bytes)."""
+    visible = "".join(c if c.isprintable() else "?" for c in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return visible.encode(encoding, "replace").decode(encoding)
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
@@ -40,12 +55,12 @@ def _saved(context: click.Context, parameter: click.Parameter, text: str) -> tup
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True,
               help="Which graph of the bundle.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the model. [default: one for each core]")
-@click.option("--threshold", type=click.FloatRange(0, 1), help="Probability from which a pixel counts. [default: "
+@click.option("--threshold", type=click.FloatRange(0, 1), callback=_number, help="Probability from which a pixel counts. [default: "
               "the model's own]")
-@click.option("--min-area", type=click.FloatRange(0), help="Drop findings of fewer original pixels. [default: "
+@click.option("--min-area", type=click.FloatRange(0), callback=_number, help="Drop findings of fewer original pixels. [default: "
               "the model's own]")
-@click.option("--pixel-spacing", type=click.FloatRange(0.001, 5), help="Millimetres between pixels, for files that "
-              "do not say.")
+@click.option("--pixel-spacing", type=click.FloatRange(0.001, 5), callback=_number, help="Millimetres between pixels, "
+              "for files that do not say.")
 @click.option("--voi", type=click.IntRange(0), default=0, show_default=True, help="Which VOI window or LUT of a "
               "DICOM file.")
 @click.option("--allow-for-processing", is_flag=True, help="Also take raw (For Processing) DICOM images.")
@@ -60,7 +75,7 @@ def _saved(context: click.Context, parameter: click.Parameter, text: str) -> tup
 @click.option("--deidentify", is_flag=True, help="Name outputs by hashes; no input path in any result.")
 @click.option("--overwrite", is_flag=True, help="Do everything again, whatever OUT holds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's record as JSON on standard output.")
-@click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but what stops the run.")
 @click.option("-v", "--verbose", is_flag=True, help="Print each input, and tracebacks of internal errors.")
 @click.version_option(__version__, prog_name="mammo-infer")
 def infer(**options: Any) -> None:
@@ -127,6 +142,8 @@ def _list_models(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(models, indent=1))
         return
+    if not models:
+        click.echo("no models are bundled here; give one with --model PATH", err=True)
     for model in models:
         size = model["input"]
         click.echo(
@@ -149,7 +166,9 @@ def _dry_run(settings: RunSettings, as_json: bool) -> None:
         }))  # fmt: skip
         return
     for file in plan.files:
-        click.echo(f"{file.path}" + (f"  (skipped: {file.skip})" if file.skip else ""))
+        click.echo(_printable(f"{file.path}" + (f"  (skipped: {file.skip})" if file.skip else "")))
+    for name in plan.unmatched:
+        click.echo(_printable(f"{name}  (named in the boxes file, but not among the inputs)"))
     click.echo(f"would look at {len(looked)} of {len(plan.files)} files with {model.spec.name}; nothing was written")
 
 
@@ -177,8 +196,7 @@ class _progress:  # noqa: N801  (reads as a function at its only use)
             click.echo(f"\r\x1b[K{text}" if self._terminal else text, err=True, nl=not self._terminal or number == total)
 
     def _line(self, text: str) -> None:
-        printable = "".join(c if c.isprintable() else "?" for c in text)
-        click.echo(("\r\x1b[K" if self._terminal else "") + printable, err=True)
+        click.echo(("\r\x1b[K" if self._terminal else "") + _printable(text), err=True)
 
 
 def _closing_lines(summary: dict[str, Any], output: Path) -> None:
@@ -188,7 +206,7 @@ def _closing_lines(summary: dict[str, Any], output: Path) -> None:
         f"{counts['with_findings']} images with findings"
     )
     click.echo(f"{summary['model']['name']} {summary['precision']} on {summary['backend']}, {summary['total_s']:.1f} s")
-    click.echo(f"report: {output / 'report.html'}")
+    click.echo(_printable(f"report: {output / 'report.html'}"))
     click.echo(f"exit code {summary['exit_code']}: {summary['exit_meaning']}")
 
 
@@ -213,7 +231,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: ExitCode) -> None:
-    click.echo(f"mammo-infer: {message}", err=True)
+    click.echo(f"mammo-infer: {_printable(message)}", err=True)
     sys.exit(int(code))
 
 

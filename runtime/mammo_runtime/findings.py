@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -53,7 +54,7 @@ def keep_touching(mask: np.ndarray, box: Box) -> np.ndarray:
     """Return the mask's components that share a pixel with the box (ROI mode: the mass that was pointed at)."""
     count, labels, _ = components(mask)
     left, top = max(0, int(np.floor(box.x))), max(0, int(np.floor(box.y)))
-    right, bottom = int(np.ceil(box.x + box.width)), int(np.ceil(box.y + box.height))
+    right, bottom = max(0, int(np.ceil(box.x + box.width))), max(0, int(np.ceil(box.y + box.height)))
     keep = np.zeros(count + 1, bool)
     keep[np.unique(labels[top:bottom, left:right])] = True
     keep[0] = False
@@ -70,13 +71,13 @@ def find_findings(
     """
     count, labels, stats = components(mask)
     found = [_measure(labels, stats[k], k, probability, spacing_mm, prompt_box) for k in range(1, count + 1)]
-    found.sort(key=lambda f: (-f.peak_probability, -f.area_px, f.centroid_y, f.centroid_x))
-    return renumber(tuple(found))
+    return ranked(found)
 
 
-def renumber(found: tuple[Finding, ...]) -> tuple[Finding, ...]:
-    """Return the findings numbered from 1 in the given order."""
-    return tuple(Finding(**{**vars(f), "number": k}) for k, f in enumerate(found, start=1))
+def ranked(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Return the findings ordered and numbered from 1: highest peak probability first, then largest, then topmost."""
+    order = sorted(found, key=lambda f: (-f.peak_probability, -f.area_px, f.centroid_y, f.centroid_x))
+    return tuple(replace(f, number=k) for k, f in enumerate(order, start=1))
 
 
 def _measure(

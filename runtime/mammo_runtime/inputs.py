@@ -33,20 +33,21 @@ class InputList:
     """Folders not entered, with the reason."""
 
 
-def find_inputs(inputs: Sequence[Path], recursive: bool, output: Path) -> InputList:
+def find_inputs(inputs: Sequence[Path], recursive: bool, output: Path, results_mark: str = "") -> InputList:
     """List every file below `inputs`. The output folder is left out when it lies inside an input.
 
-    Symbolic links to folders are followed unless they lead back to a folder already entered. A file reached twice is
+    So are sub-folders that hold a file called `results_mark`: their masks are no mammograms. Symbolic links to folders are followed unless they lead back to a folder already entered. A file reached twice is
     listed once. Raises UsageError when an input does not exist or nothing is found.
     """
     files: list[InputFile] = []
     notes: list[str] = []
     seen_files: set[str] = set()
     for given in inputs:
-        if not given.exists():
-            raise UsageError(f"there is no file or folder {given}")
-        found = _walk(given, recursive, output, notes) if given.is_dir() else iter([_input_file(given, given.parent)])
-        for file in found:
+        # os.path, not Path: answers False where a name is too long or a folder is closed, on every Python.
+        if not os.path.exists(given):
+            raise UsageError(f"there is no file or folder {given}, or it cannot be looked at")
+        below = _walk(given, recursive, output, results_mark, notes) if os.path.isdir(given) else None
+        for file in [_input_file(given, given.parent)] if below is None else below:
             real = os.path.realpath(file.path)
             if real in seen_files:
                 notes.append(f"{file.path}: the same file was reached before, listed once")
@@ -55,39 +56,46 @@ def find_inputs(inputs: Sequence[Path], recursive: bool, output: Path) -> InputL
             files.append(file)
     if not files:
         hint = "" if recursive else " (sub-folders were not searched: --no-recursive)"
-        raise UsageError(f"nothing to do: no file in {', '.join(str(p) for p in inputs)}{hint}")
+        raise UsageError(f"nothing to do: no file in {', '.join(str(p) for p in inputs)}{hint}{_listed(notes)}")
     return InputList(tuple(files), tuple(notes))
 
 
-def _walk(folder: Path, recursive: bool, output: Path, notes: list[str]) -> Iterator[InputFile]:
-    """Yield the files below a folder, sorted; no symbolic-link loop, not the output folder."""
+def _listed(notes: Sequence[str]) -> str:
+    return f" ({'; '.join(notes[:3])})" if notes else ""
+
+
+def _walk(folder: Path, recursive: bool, output: Path, mark: str, notes: list[str]) -> Iterator[InputFile]:
+    """Yield the files below a folder, sorted; no symbolic-link loop, no results of this run or an earlier one."""
     entered: set[str] = set()
     output_real = os.path.realpath(output)
 
-    def enter(current: Path) -> Iterator[InputFile]:
-        real = os.path.realpath(current)
+    def entries(current: Path) -> list[Path]:
+        real, reason = os.path.realpath(current), ""
         if real == output_real:
-            notes.append(f"{current}: the output folder is not an input")
-            return
-        if real in entered:
-            notes.append(f"{current}: leads back to a folder already searched, not entered again")
-            return
+            reason = "the output folder is not an input"
+        elif real in entered:
+            reason = "leads back to a folder already searched, not entered again"
+        elif mark and current != folder and os.path.isfile(current / mark):
+            reason = "holds the results of an earlier run, not searched"
         entered.add(real)
         try:
-            entries = sorted(current.iterdir(), key=lambda p: p.name)
+            found = [] if reason else sorted(current.iterdir(), key=lambda p: p.name, reverse=True)
         except OSError as error:
-            notes.append(f"{current}: cannot be searched ({error.strerror})")
-            return
-        for entry in entries:
-            if entry.is_dir():
-                if recursive and not entry.name.startswith("."):
-                    yield from enter(entry)
-                elif recursive:
-                    notes.append(f"{entry}: hidden folder, not searched")
-            else:
-                yield _input_file(entry, folder)
+            found, reason = [], f"cannot be searched ({error.strerror})"
+        if reason:
+            notes.append(f"{current}: {reason}")
+        return found
 
-    yield from enter(folder)
+    # A stack, not recursion: folders can be nested more deeply than Python calls.
+    waiting = entries(folder)
+    while waiting:
+        entry = waiting.pop()
+        if not os.path.isdir(entry):
+            yield _input_file(entry, folder)
+        elif recursive and entry.name.startswith("."):
+            notes.append(f"{entry}: hidden folder, not searched")
+        elif recursive:
+            waiting += entries(entry)
 
 
 def _input_file(path: Path, root: Path) -> InputFile:
@@ -113,12 +121,12 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
             missing = {"image", "x", "y", "width", "height"} - set(reader.fieldnames or ())
             if missing:
                 raise UsageError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-            for line, row in enumerate(reader, start=2):
+            for row in reader:
                 try:
-                    box = Box(*(_finite(row[name]) for name in ("x", "y", "width", "height")))
-                except (TypeError, ValueError) as error:
-                    raise UsageError(f"{path} line {line}: {error}") from error
-                image = PurePosixPath((row["image"] or "").strip().replace("\\", "/")).as_posix()
+                    box = Box(*(_coordinate(row[name], name) for name in ("x", "y", "width", "height")))
+                    image = _image_name(row["image"])
+                except ValueError as error:
+                    raise UsageError(f"{path} line {reader.line_num}: {error}") from error
                 boxes.setdefault(image, []).append(box)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"cannot read the boxes file {path}: {error}") from error
@@ -127,11 +135,23 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     return {image: tuple(found) for image, found in boxes.items()}
 
 
-def _finite(text: str) -> float:
-    value = float(text)
+def _coordinate(text: str | None, name: str) -> float:
+    if text is None or not text.strip():
+        raise ValueError(f"{name} is missing")
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"{name} is {text!r}, which is no number") from None
     if not abs(value) < 1e7:
-        raise ValueError(f"{text!r} is no pixel coordinate")
+        raise ValueError(f"{name} is {text!r}, which is no pixel coordinate")
     return value
+
+
+def _image_name(text: str | None) -> str:
+    name = (text or "").strip().replace("\\", "/")
+    if not name:
+        raise ValueError("image is missing")
+    return PurePosixPath(name).as_posix()
 
 
 def unmatched_boxes(boxes: Mapping[str, Sequence[Box]], files: Sequence[InputFile]) -> tuple[str, ...]:

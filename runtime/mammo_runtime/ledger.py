@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mammo_runtime.errors import UsageError
+from mammo_runtime.errors import OutputError, UsageError
 
 LEDGER = "ledger.sqlite"
+_SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS results (
-    input BLOB PRIMARY KEY,    -- path as found, bytes of the file system
+    input BLOB PRIMARY KEY,    -- hashing.path_key of the path as found: no name in clear
     work_key TEXT NOT NULL,    -- hash of pixels, model and settings: equal means "need not be done again"
     record TEXT NOT NULL,      -- the line of results.jsonl
     thumbnail BLOB             -- JPEG for the report, NULL for failed and skipped inputs
-) STRICT
+)
 """
 
 Record = dict[str, Any]
 
 
 class Ledger:
-    """Results of one output folder, each committed (fsync) before the next image is begun. One process at a time."""
+    """Results of one output folder, each committed (fsync) before the next image is begun. One process at a time.
+
+    Inputs are named by keys (bytes). Every method raises OutputError when the disk is full or the file damaged.
+    """
 
     def __init__(self, output: Path, overwrite: bool) -> None:
-        """Open or create OUT/ledger.sqlite.
+        """Open or create OUT/ledger.sqlite; `overwrite` allows a folder that holds something else.
 
         Raises UsageError when the folder cannot be written, belongs to something else, or another run holds it.
         """
@@ -46,63 +49,80 @@ class Ledger:
         except (OSError, sqlite3.Error) as error:
             raise UsageError(f"cannot write to the output folder {output}: {error}") from error
         try:
-            self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=FULL")
-            self._database.execute(_SCHEMA.replace(" STRICT", "" if sqlite3.sqlite_version_info < (3, 37) else " STRICT"))
-            if overwrite:
-                self._database.execute("DELETE FROM results")
+            self._prepare(path)
         except sqlite3.Error as error:
             self._database.close()
             if "locked" in str(error):
                 raise UsageError(f"another run is writing to {output}; wait for it, or choose another folder") from error
-            raise UsageError(
-                f"{path} is damaged or cannot be written ({error}); with --overwrite in a new folder the run starts afresh"
-            ) from error
+            raise UsageError(f"{path} is damaged or cannot be written ({error}); choose another folder") from error
+        except UsageError:
+            self._database.close()
+            raise
 
-    def find(self, source: Path) -> tuple[str, Record] | None:
+    def _prepare(self, path: Path) -> None:
+        """Lock the file, make sure it can be written, and create or check the table."""
+        self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        # What is forgotten must not linger in the file's free pages.
+        self._database.execute("PRAGMA secure_delete=ON")
+        version = self._database.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _SCHEMA_VERSION):
+            raise UsageError(f"{path} was written by another version of mammo-edge; choose another folder")
+        self._database.execute(_SCHEMA)
+        self._database.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+
+    def find(self, key: bytes) -> tuple[str, Record] | None:
         """Return work key and record of an input, or None."""
-        row = self._database.execute(
-            "SELECT work_key, record FROM results WHERE input = ?", (os.fsencode(source),)
-        ).fetchone()
+        row = self._query("SELECT work_key, record FROM results WHERE input = ?", key)
         return None if row is None else (row[0], json.loads(row[1]))
 
-    def store(self, source: Path, work_key: str, record: Record, thumbnail: bytes | None) -> None:
+    def store(self, key: bytes, work_key: str, record: Record, thumbnail: bytes | None) -> None:
         """Commit the result of one input; its files must be in place before."""
-        self._database.execute(
-            "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)",
-            (os.fsencode(source), work_key, json.dumps(record), thumbnail),
-        )
+        self._query("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)", key, work_key, json.dumps(record), thumbnail)
 
-    def forget(self, source: Path) -> None:
+    def forget(self, key: bytes) -> None:
         """Drop an input's result, before it is done again."""
-        self._database.execute("DELETE FROM results WHERE input = ?", (os.fsencode(source),))
+        self._query("DELETE FROM results WHERE input = ?", key)
 
-    def records(self, sources: Sequence[Path]) -> Iterator[Record]:
+    def keys(self) -> tuple[bytes, ...]:
+        """Return the keys of all inputs this folder has ever held results of."""
+        try:
+            return tuple(row[0] for row in self._database.execute("SELECT input FROM results"))
+        except sqlite3.Error as error:
+            raise OutputError(f"cannot read the run's ledger: {error}") from error
+
+    def records(self, keys: Sequence[bytes]) -> Iterator[Record]:
         """Yield the records of the given inputs, in that order."""
-        for source in sources:
-            found = self.find(source)
+        for key in keys:
+            found = self.find(key)
             if found is not None:
                 yield found[1]
 
-    def thumbnail(self, source: Path) -> bytes | None:
+    def thumbnail(self, key: bytes) -> bytes | None:
         """Return the report's picture of an input."""
-        row = self._database.execute(
-            "SELECT thumbnail FROM results WHERE input = ?", (os.fsencode(source),)
-        ).fetchone()
+        row = self._query("SELECT thumbnail FROM results WHERE input = ?", key)
         return None if row is None else row[0]
 
     def output_names(self) -> dict[str, bytes]:
-        """Return every output file named by a record, lower-cased → its input's path bytes."""
-        taken: dict[str, bytes] = {}
-        for source, record in self._database.execute("SELECT input, record FROM results"):
-            for name in json.loads(record)["outputs"].values():
-                taken[name.casefold()] = source
-        return taken
+        """Return every output file named by a record, lower-cased → its input's key."""
+        keys = self.keys()
+        return {
+            name.casefold(): key for key, record in zip(keys, self.records(keys)) for name in record["outputs"].values()
+        }
 
     def close(self) -> None:
         """Close the file; SQLite removes its write-ahead log."""
         self._database.close()
+
+    def _query(self, statement: str, *values: object) -> Any:
+        """Run one statement, each its own transaction; returns its first row or None."""
+        try:
+            return self._database.execute(statement, values).fetchone()
+        except sqlite3.Error as error:
+            raise OutputError(
+                f"cannot write the run's ledger: {error}. Make room, then run the same command again to go on"
+            ) from error
 
     def __enter__(self) -> Ledger:
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from math import isfinite
 
 import numpy as np
 
@@ -89,5 +90,7 @@ class Box:
     height: float
 
     def __post_init__(self) -> None:
+        if not all(isfinite(v) for v in (self.x, self.y, self.width, self.height)):
+            raise ValueError("a box needs finite numbers")
         if not (self.width > 0 and self.height > 0):
             raise ValueError(f"a box needs a positive width and height, got {self.width} x {self.height}")

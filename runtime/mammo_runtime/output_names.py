@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mammo_runtime.errors import OutputError
+from mammo_runtime.hashing import path_key
 from mammo_runtime.inputs import InputFile
 
 FOLDER = {"mask": "masks", "overlay": "overlays", "probability": "probabilities"}
@@ -23,14 +25,14 @@ class OutputNames:
     """Hands out names in the order of the inputs; two that would collide get ~2, ~3 … behind the stem."""
 
     def __init__(self, taken: Mapping[str, bytes], deidentify: bool) -> None:
-        """`taken`: names in use by earlier results of this folder, case-folded → the input's path bytes."""
+        """`taken`: names in use by earlier results of this folder, case-folded → the ledger's key of the input."""
         self._taken = dict(taken)
         self._deidentify = deidentify
 
     def claim(self, file: InputFile, digest: str, kinds: Sequence[str]) -> dict[str, str]:
         """Return kind → path below OUT, free of collisions also where case is ignored, and keep it reserved."""
         stem = digest[:32] if self._deidentify else _portable(file.relative)
-        owner, number = os.fsencode(file.path), 1
+        owner, number = path_key(file.path), 1
         while True:
             suffix = "" if number == 1 else f"~{number}"
             names = {kind: f"{FOLDER[kind]}/{stem}{suffix}.png" for kind in kinds}
@@ -48,15 +50,25 @@ def all_there(output: Path, record: Mapping[str, Any]) -> bool:
 
 
 def remove_pictures(output: Path, record: Mapping[str, Any]) -> None:
-    """Remove the pictures of a result that is about to be done again, so that none can outlive it."""
+    """Remove the pictures of a result that is about to be done again, so that none can outlive it.
+
+    Folders left empty go too: their names are those of the input folders. Raises OutputError.
+    """
     for name in record["outputs"].values():
-        (output / name).unlink(missing_ok=True)
+        try:
+            (output / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot remove the earlier result {output / name}: {error.strerror or error}") from error
+        with suppress(OSError):
+            for parent in PurePosixPath(name).parents[:-1]:
+                (output / parent).rmdir()
 
 
 def _portable(relative: PurePosixPath) -> str:
     """Return the relative path without suffix in names every file system takes."""
-    parts = [*relative.parts[:-1], relative.stem or relative.name]
-    return "/".join(_portable_part(part) for part in parts)
+    *folders, name = (_portable_part(part) for part in (*relative.parts[:-1], relative.stem or relative.name))
+    # A folder called a.png must not stand where the picture of a.jpg goes.
+    return "/".join([*(f + "_" if f.casefold().endswith(".png") else f for f in folders), name])
 
 
 def _portable_part(part: str) -> str:

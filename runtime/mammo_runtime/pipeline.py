@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from mammo_runtime import __version__
-from mammo_runtime.atomic import write_bytes
+from mammo_runtime.atomic import remove_partial, write_bytes
 from mammo_runtime.bundle import LoadedModel, load_model
-from mammo_runtime.errors import ImageError, UnreadableImage, UnsuitableImage, UsageError
-from mammo_runtime.hashing import file_sha256
+from mammo_runtime.errors import ImageError, MammoError, OutputError, UnreadableImage, UnsuitableImage, UsageError
+from mammo_runtime.hashing import file_sha256, path_key
 from mammo_runtime.inputs import InputFile, find_inputs, read_boxes, unmatched_boxes
-from mammo_runtime.ledger import Ledger
+from mammo_runtime.ledger import LEDGER, Ledger
 from mammo_runtime.mammogram import Box
 from mammo_runtime.output_names import OutputNames, all_there, remove_pictures
 from mammo_runtime.readers import ReadOptions, read_image
-from mammo_runtime.records import Record, finished_record, hidden_name, unfinished_record
+from mammo_runtime.records import Record, failure, finished_record, hidden_name, is_hidden_name, unfinished_record
 from mammo_runtime.segmenter import OperatingPoint, segment
 from mammo_runtime.session import SessionOptions
 from mammo_runtime.spec import InputMode, Precision
-from mammo_runtime.summary import run_record, write_tables
+from mammo_runtime.summary import TABLES, run_record, write_tables
 from mammo_runtime.writers.pictures import mask_png, overlay_picture, picture_png, probability_png, thumbnail_jpeg
 
 PICTURES = ("mask", "overlay", "probability")
@@ -79,6 +79,13 @@ class Run:
         """Return how an input is called in the outputs."""
         return hidden_name(path) if self.settings.deidentify else path
 
+    def discard(self, source: bytes) -> None:
+        """Remove an input's earlier result, pictures first."""
+        earlier = self.ledger.find(source)
+        if earlier is not None:
+            remove_pictures(self.settings.output, earlier[1])
+            self.ledger.forget(source)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -93,7 +100,7 @@ class Plan:
 
 def plan_run(settings: RunSettings) -> Plan:
     """Find the inputs and boxes. Raises UsageError when there is nothing to do."""
-    found = find_inputs(settings.inputs, settings.recursive, settings.output)
+    found = find_inputs(settings.inputs, settings.recursive, settings.output, LEDGER)
     boxes = read_boxes(settings.boxes) if settings.boxes else None
     unmatched = unmatched_boxes(boxes, found.files) if boxes else ()
     return Plan(found.files[: settings.limit], boxes, unmatched, found.notes)
@@ -115,21 +122,22 @@ def open_model(settings: RunSettings) -> LoadedModel:
 def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
     """Do the whole run and return what run.json holds, with `exit_code`.
 
-    Raises UsageError, ModelRefused or OutputError; an ImageError never leaves here. When it is interrupted, what is
+    Raises UsageError, ModelRefused or OutputError; nothing that is about one image leaves here. When it is interrupted, what is
     done stays recorded and the same call goes on from there.
     """
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     plan = plan_run(settings)
     model = open_model(settings)
     with model.session, Ledger(settings.output, settings.overwrite) as ledger:
+        _make_ready(settings, ledger)
         reading = replace(settings.reading, modality=model.spec.modality)
         names = OutputNames(ledger.output_names(), settings.deidentify)
         run = Run(settings, model, ledger, names, reading, plan.boxes)
         total = len(plan.files) + len(plan.unmatched)
-        sources: list[Path] = []
+        sources: list[bytes] = []
         for file in plan.files:
             record = _one_input(run, file)
-            sources.append(file.path)
+            sources.append(path_key(file.path))
             progress(len(sources), total, record)
             if settings.fail_fast and record["status"] == "failed":
                 break
@@ -137,8 +145,9 @@ def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
             for name in plan.unmatched:
                 sentence = "named in the boxes file, but not among the inputs"
                 record = unfinished_record(model, run.shown(name), "failed", sentence)
-                ledger.store(Path(name), "", record, None)
-                sources.append(Path(name))
+                # No path holds a null character: this key can never be that of an input.
+                sources.append(path_key(Path(f"\0{name}")))
+                ledger.store(sources[-1], "", record, None)
                 progress(len(sources), total, record)
         notes = (*(() if settings.deidentify else plan.notes), *model.notes)
         summary = run_record(model, ledger, sources, started, time.perf_counter() - clock)
@@ -148,9 +157,33 @@ def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
     return summary
 
 
+def _make_ready(settings: RunSettings, ledger: Ledger) -> None:
+    """Clear away what a killed run left half-done and, with --overwrite, all earlier results.
+
+    Raises UsageError when results in clear lie where de-identified ones shall go, OutputError when nothing can go.
+    """
+    keys = ledger.keys() if settings.overwrite or settings.deidentify else ()
+    for key, record in zip(keys, ledger.records(keys)):
+        if settings.overwrite:
+            remove_pictures(settings.output, record)
+            ledger.forget(key)
+        elif not is_hidden_name(record["image"]):
+            raise UsageError(
+                f"{settings.output} holds results with names in clear; for --deidentify choose another folder, "
+                "or --overwrite to replace them"
+            )
+    try:
+        remove_partial(settings.output)
+        # run.json stands for a finished run. The tables of an overwritten one may hold names in clear.
+        for name in TABLES if settings.overwrite else TABLES[-1:]:
+            (settings.output / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot clean up {settings.output}: {error.strerror or error}") from error
+
+
 def _one_input(run: Run, file: InputFile) -> Record:
-    """Bring one input to its end and commit it; whatever goes wrong becomes its record."""
-    digest, key, thumbnail = "", "", None
+    """Bring one input to its end and commit it; whatever goes wrong with it becomes its record."""
+    source, digest, key, thumbnail = path_key(file.path), "", "", None
     try:
         if file.skip:
             raise UnsuitableImage(file.skip)
@@ -158,18 +191,19 @@ def _one_input(run: Run, file: InputFile) -> Record:
             digest = _digest(file.path)
         boxes = None if run.boxes is None else run.boxes.get(file.relative.as_posix(), ())
         key = _work_key(run, digest, boxes)
-        earlier = run.ledger.find(file.path)
-        if earlier is not None:
-            if earlier[0] == key and earlier[1]["status"] == "ok" and all_there(run.settings.output, earlier[1]):
+        earlier = run.ledger.find(source)
+        if earlier is not None and earlier[0] == key and earlier[1]["status"] == "ok":
+            if all_there(run.settings.output, earlier[1]):
                 return earlier[1]
-            remove_pictures(run.settings.output, earlier[1])
-            run.ledger.forget(file.path)
+        run.discard(source)
         record, thumbnail = _segmented(run, file, boxes)
-    except (ImageError, MemoryError) as error:
-        status = error.status if isinstance(error, ImageError) else "failed"
-        sentence = str(error) if isinstance(error, ImageError) else "not enough memory for this image"
+    except Exception as error:
+        if isinstance(error, MammoError) and not isinstance(error, ImageError):
+            raise
+        run.discard(source)
+        status, sentence = failure(error)
         record = unfinished_record(run.model, run.shown(str(file.path)), status, sentence, digest)
-    run.ledger.store(file.path, key, record, thumbnail)
+    run.ledger.store(source, key, record, thumbnail)
     return record
 
 
@@ -178,13 +212,15 @@ def _segmented(run: Run, file: InputFile, boxes: Sequence[Box] | None) -> tuple[
     clock = time.perf_counter()
     image = read_image(file.path, run.reading)
     timings = {"read": 1e3 * (time.perf_counter() - clock)}
-    if boxes is not None and not boxes:
-        raise UnsuitableImage("no box is given for this image in the boxes file")
     found = segment(image, run.model.session, run.model.spec, run.settings.point, boxes)
     timings |= found.timings_ms
     clock = time.perf_counter()
     overlay = overlay_picture(image, found, boxes)
     outputs = run.names.claim(file, image.file_sha256, [kind for kind in PICTURES if kind in run.settings.save])
+    shown = run.shown(str(file.path))
+    # First what is about to be written, so that a killed run leaves no picture that the next one does not know of.
+    begun = unfinished_record(run.model, shown, "begun", "", image.file_sha256) | {"outputs": outputs}
+    run.ledger.store(path_key(file.path), "", begun, None)
     for kind, name in outputs.items():
         if kind == "mask":
             content = mask_png(found.mask)
@@ -193,7 +229,7 @@ def _segmented(run: Run, file: InputFile, boxes: Sequence[Box] | None) -> tuple[
         write_bytes(run.settings.output / name, content)
     thumbnail = thumbnail_jpeg(overlay)
     timings["write"] = 1e3 * (time.perf_counter() - clock)
-    record = finished_record(run.model, run.shown(str(file.path)), image, found, boxes, outputs, timings)
+    record = finished_record(run.model, shown, image, found, boxes, outputs, timings)
     return record, thumbnail
 
 
@@ -229,4 +265,5 @@ def _settings_record(settings: RunSettings) -> dict[str, Any]:
     values["output"], values["boxes"] = str(settings.output), str(settings.boxes) if settings.boxes else None
     if settings.deidentify:
         values |= {"inputs": len(settings.inputs), "output": None, "boxes": settings.boxes is not None}
+        values["model"] = Path(settings.model).name if settings.model else None
     return values

@@ -8,6 +8,7 @@ at (index + 0.5), so the way back is the same four moves reversed and nothing dr
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 
 import cv2
 import numpy as np
@@ -65,12 +66,20 @@ class Placement:
         """Original pixels covered by one cell of the grid."""
         return 1.0 / (self.scale_x * self.scale_y)
 
+    def coverage(self, mask: np.ndarray) -> np.ndarray:
+        """Map a mask bool [image rows, image columns] to the fraction of each cell it covers.
+
+        float32 [grid rows, grid columns], 0..1. `restore` brings it back with its centroid in place, to well below
+        a pixel; once it is cut at one half (`to_grid`), that holds to a fraction of a cell only.
+        """
+        working = _resize(_cut(mask, self.window).astype(np.float32), self.working_rows, self.working_columns)
+        grid = np.zeros((self.grid_rows, self.grid_columns), np.float32)
+        grid[self.inner.slices] = _resize(working[self.crop.slices], self.inner.rows, self.inner.columns)
+        return grid
+
     def to_grid(self, mask: np.ndarray) -> np.ndarray:
         """Map a mask bool [image rows, image columns] to bool [grid rows, grid columns]; half coverage counts."""
-        working = _resize(_cut(mask.astype(np.float32), self.window), self.working_rows, self.working_columns)
-        grid = np.zeros((self.grid_rows, self.grid_columns), bool)
-        grid[self.inner.slices] = _resize(working[self.crop.slices], self.inner.rows, self.inner.columns) >= 0.5
-        return grid
+        return np.asarray(self.coverage(mask) >= 0.5)
 
     def restore(self, grid: np.ndarray) -> np.ndarray:
         """Map float32 [grid rows, grid columns] to float32 [image rows, image columns]; 0 outside the window."""
@@ -89,10 +98,13 @@ class Placement:
         working = np.zeros((self.working_rows, self.working_columns), np.float32)
         inner = np.ascontiguousarray(grid[self.inner.slices], dtype=np.float32)
         working[self.crop.slices] = _resize(inner, self.crop.rows, self.crop.columns)
-        window = _resize(working, self.window.rows, self.window.columns)
         inside = _inside(self.window, self.image_rows, self.image_columns)
         top, left = inside.top - self.window.top, inside.left - self.window.left
-        return inside, window[top : top + inside.rows, left : left + inside.columns]
+        if inside == self.window:
+            return inside, _resize(working, self.window.rows, self.window.columns)
+        # One axis after the other: a window far larger than the picture never lies in memory as a whole.
+        tall = _resize(working, self.window.rows, self.working_columns)[top : top + inside.rows]
+        return inside, _resize(tall, inside.rows, self.window.columns)[:, left : left + inside.columns]
 
 
 def preprocess(
@@ -102,17 +114,16 @@ def preprocess(
 
     FULL mode uses the whole picture (cropped to the breast if the spec says so) and takes no box; ROI mode needs
     one. The picture keeps its aspect ratio and is centred; padding is black. Raises UnsuitableImage when the box
-    lies outside the picture, ModelRefused when mode and box do not fit or a cleaning step is unknown.
+    does not fit the picture, ModelRefused when mode and box do not fit or a cleaning step is unknown.
     """
     if (box is not None) != (spec.mode is InputMode.ROI):
         need = "needs a box for each lesion (--boxes)" if spec.mode is InputMode.ROI else "takes whole images, no boxes"
         raise ModelRefused(f"this model {need}")
     whole = Rectangle(0, 0, image.rows, image.columns)
     window = whole if box is None else roi_window(box, spec.roi_margin, image.rows, image.columns)
+    check_cleaning(spec)
     state = CleaningState(_working_copy(image, window, spec.working_side_px))
     for step in spec.cleaning:
-        if step.name not in STEPS:
-            raise ModelRefused(f"unknown cleaning step {step.name!r}; this runtime knows {', '.join(STEPS)}")
         state = STEPS[step.name](state, **step.parameters)
     working_rows, working_columns = state.pixels.shape
     crop = Rectangle(0, 0, working_rows, working_columns)
@@ -127,6 +138,17 @@ def preprocess(
     return normalise(grid, spec), placement, state.notes
 
 
+def check_cleaning(spec: InputSpec) -> None:
+    """Raise ModelRefused when the spec names a cleaning step, or a parameter of one, that this runtime does not know."""
+    for step in spec.cleaning:
+        if step.name not in STEPS:
+            raise ModelRefused(f"unknown cleaning step {step.name!r}; this runtime knows {', '.join(STEPS)}")
+        known = list(signature(STEPS[step.name]).parameters)[1:]
+        unknown = sorted(set(step.parameters) - set(known))
+        if unknown:
+            raise ModelRefused(f"the cleaning step {step.name!r} has no {', '.join(unknown)}; it takes {', '.join(known)}")
+
+
 def normalise(grid: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Turn float32 [height, width] in 0..1 into the input tensor float32 [1, channels, height, width]."""
     mean = np.asarray(spec.mean, np.float32)[:, None, None]
@@ -137,13 +159,14 @@ def normalise(grid: np.ndarray, spec: InputSpec) -> np.ndarray:
 def roi_window(box: Box, margin: float, image_rows: int, image_columns: int) -> Rectangle:
     """Return the square window round a box: side (1 + 2·margin) times its longer side, at least 8 pixels.
 
-    It may reach beyond the picture. Raises UnsuitableImage when the box does not touch the picture.
+    It may reach beyond the picture. Raises UnsuitableImage when the box does not touch the picture, or is so much
+    larger that it must have been drawn on another one (twice its longer side: memory stays bounded, too).
     """
+    size = f"the picture of {image_columns} x {image_rows} pixels"
+    if max(box.width, box.height) > 2 * max(image_columns, image_rows):
+        raise UnsuitableImage(f"the box of {box.width:g} x {box.height:g} is far larger than {size}: was it drawn on this file?")
     if box.x >= image_columns or box.y >= image_rows or box.x + box.width <= 0 or box.y + box.height <= 0:
-        raise UnsuitableImage(
-            f"the box {box.x:g},{box.y:g},{box.width:g},{box.height:g} lies outside the picture "
-            f"of {image_columns} x {image_rows} pixels"
-        )
+        raise UnsuitableImage(f"the box {box.x:g},{box.y:g},{box.width:g},{box.height:g} lies outside {size}")
     side = max(8, round((1 + 2 * margin) * max(box.width, box.height)))
     top, left = round(box.y + (box.height - side) / 2), round(box.x + (box.width - side) / 2)
     return Rectangle(top, left, side, side)

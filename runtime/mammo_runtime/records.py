@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mammo_runtime.bundle import LoadedModel
+from mammo_runtime.errors import ImageError
 from mammo_runtime.findings import Finding
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.segmenter import Segmentation
@@ -58,6 +62,24 @@ def finished_record(
 def hidden_name(text: str) -> str:
     """Return a name for a path that must not be shown (--deidentify): the first half of its sha256."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def is_hidden_name(text: str) -> bool:
+    """Tell whether `hidden_name` made this name."""
+    return re.fullmatch("[0-9a-f]{32}", text) is not None
+
+
+def failure(error: Exception) -> tuple[str, str]:
+    """Return status and sentence for whatever went wrong with one image; never text that could quote the file."""
+    if isinstance(error, ImageError):
+        return error.status, str(error)
+    kind = type(error)
+    # OpenCV reports a failed allocation (code -4, StsNoMem) as an error of its own.
+    if isinstance(error, MemoryError) or (kind.__module__ == "cv2" and getattr(error, "code", None) == -4):
+        return "failed", "not enough memory for this image"
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(place.filename).name} line {place.lineno}"
+    return "failed", f"internal error ({kind.__name__} in {where}); please report it"
 
 
 def _finding(finding: Finding) -> Record:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mammo_runtime.errors import InferenceFailed, ModelRefused
-from mammo_runtime.findings import Finding, find_findings, keep_touching, remove_small, renumber
+from mammo_runtime.errors import InferenceFailed, ModelRefused, UnsuitableImage, UsageError
+from mammo_runtime.findings import Finding, find_findings, keep_touching, ranked, remove_small
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.preprocess import Placement, preprocess
 from mammo_runtime.session import Session
@@ -27,6 +27,13 @@ class OperatingPoint:
     """Probability at and above which a pixel belongs to the mask, 0..1."""
     min_area_px: float | None = None
     """Components with fewer original pixels are dropped."""
+
+    def __post_init__(self) -> None:
+        # NaN would mark nothing, which reads as "no mass".
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"the threshold must be a probability from 0 to 1, got {self.threshold}")
+        if self.min_area_px is not None and not 0 <= self.min_area_px < float("inf"):
+            raise UsageError(f"the minimum area must be a number of pixels of at least 0, got {self.min_area_px}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +60,14 @@ def segment(
 ) -> Segmentation:
     """Segment one image; `boxes` (original pixels) are needed in ROI mode and refused in FULL mode.
 
-    Raises UnsuitableImage (a box outside the picture), InferenceFailed (NaN or infinite output, or outside 0..1),
+    Raises UnsuitableImage (no box, or one outside the picture), InferenceFailed (NaN or infinite output, or outside 0..1),
     ModelRefused (a task this runtime has no post-processing for).
     """
     if spec.task not in _POSTPROCESSING:
         known = ", ".join(task.value for task in _POSTPROCESSING)
         raise ModelRefused(f"this runtime has no post-processing for the task {spec.task.value!r}; it knows {known}")
+    if boxes is not None and not boxes:
+        raise UnsuitableImage("no box is given for this image in the boxes file")
     started = time.perf_counter()
     wanted: Sequence[Box | None] = [None] if boxes is None else boxes
     prepared = [preprocess(image, spec.input, box) for box in wanted]
@@ -88,7 +97,7 @@ def _infer(session: Session, batch: np.ndarray, spec: ModelSpec) -> np.ndarray:
             "the model returned values that are no probabilities (NaN, infinite or outside 0..1); "
             "the image was not judged. Check the model with mammo-export verify, or use another precision"
         )
-    return outputs
+    return np.clip(outputs, 0, 1, out=outputs)
 
 
 def _segmentation(
@@ -119,7 +128,7 @@ def _segmentation(
         mask[part.slices] |= chosen
     if boxes is None:
         findings = list(find_findings(mask, probability, image.spacing_mm))
-    return Segmentation(probability, mask, renumber(tuple(findings)), threshold, max(least), {}, ())
+    return Segmentation(probability, mask, ranked(findings), threshold, max(least), {}, ())
 
 
 def _shifted(found: Sequence[Finding], left: int, top: int) -> list[Finding]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
+from math import isfinite
 from typing import Any
 
 from mammo_runtime.errors import ModelRefused
@@ -46,6 +47,10 @@ class CleaningStep:
     name: str
     parameters: Mapping[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not all(isinstance(k, str) and _is_number(v) for k, v in self.parameters.items()):
+            raise ValueError(f"the parameters of the cleaning step {self.name!r} must be finite numbers")
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -70,10 +75,16 @@ class InputSpec:
     """ROI mode: the window's side is (1 + 2·margin) times the longer side of the box."""
 
     def __post_init__(self) -> None:
+        sizes = (self.channels, self.height, self.width, self.working_side_px)
+        margins = (self.roi_margin, 0 if self.breast_crop_margin is None else self.breast_crop_margin)
+        if not all(isinstance(v, int) for v in sizes) or self.channels < 1:
+            raise ValueError("channels, height, width and working_side_px must be positive whole numbers")
+        if not all(_is_number(v) for v in (*self.mean, *self.std, *margins)) or min(margins) < 0:
+            raise ValueError("mean, std and margins must be finite numbers, margins not negative")
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mean and std need one value for each of the {self.channels} channels")
-        if min(self.height, self.width, self.working_side_px) < 8 or min(self.std) <= 0 or self.roi_margin < 0:
-            raise ValueError("input sizes must be at least 8 pixels, std positive, roi_margin not negative")
+        if min(self.height, self.width, self.working_side_px) < 8 or min(self.std) <= 0:
+            raise ValueError("input sizes must be at least 8 pixels, std positive")
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,15 @@ class ModelSpec:
     licence: str = ""
     schema_version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        # A threshold that is no number would mark nothing, which reads as "no mass".
+        if not (_is_number(self.threshold) and 0 <= self.threshold <= 1):
+            raise ValueError(f"threshold must be a number from 0 to 1, got {self.threshold!r}")
+        if not (_is_number(self.min_area_cells) and self.min_area_cells >= 0):
+            raise ValueError(f"min_area_cells must be a number of at least 0, got {self.min_area_cells!r}")
+        if not (isinstance(self.name, str) and self.name and self.classes):
+            raise ValueError("a model needs a name and at least one class")
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; `from_dict` is its inverse."""
         return dict(json.loads(json.dumps(asdict(self))))
@@ -113,6 +133,8 @@ class ModelSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
         """Build from `to_dict`'s form. Raises ModelRefused when a field is missing, unknown or of a later schema."""
+        if not isinstance(values, Mapping):
+            raise ModelRefused("the model's spec is not a JSON object. Export the model again.")
         version = values.get("schema_version")
         if version != SCHEMA_VERSION:
             raise ModelRefused(
@@ -128,8 +150,8 @@ class ModelSpec:
             known["task"], known["modality"] = Task(known["task"]), Modality(known["modality"])
             known["precision"], known["classes"] = Precision(known["precision"]), tuple(known["classes"])
             return cls(input=InputSpec(**raw_input), **known)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelRefused(f"the model's spec is not valid: {error}. Export the model again.") from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelRefused(f"the model's spec is not valid ({type(error).__name__}: {error}). Export the model again.") from error
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> ModelSpec:
@@ -141,9 +163,13 @@ class ModelSpec:
             )
         try:
             values = json.loads(metadata[METADATA_KEY])
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ModelRefused(f"the model's spec is not valid JSON ({error}). Export the model again.") from error
         return cls.from_dict(values)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
 
 
 SPEC_FIELDS = tuple(f.name for f in fields(ModelSpec))

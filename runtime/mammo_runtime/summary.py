@@ -20,9 +20,9 @@ from mammo_runtime.writers.tables import write_results_csv, write_results_jsonl
 
 
 def run_record(
-    model: LoadedModel, ledger: Ledger, sources: Sequence[Path], started: datetime, total_s: float
+    model: LoadedModel, ledger: Ledger, sources: Sequence[bytes], started: datetime, total_s: float
 ) -> dict[str, Any]:
-    """Return run.json's content for the given inputs, as the ledger holds them."""
+    """Return run.json's content for the given inputs (the ledger's keys), as the ledger holds them."""
     counts = dict.fromkeys(("inputs", "ok", "failed", "skipped", "with_findings", "findings"), 0)
     for record in ledger.records(sources):
         counts["inputs"] += 1
@@ -54,6 +54,9 @@ def run_record(
     }
 
 
+TABLES = ("results.jsonl", "results.csv", "report.html", "run.json")
+
+
 def exit_code(counts: dict[str, int]) -> ExitCode:
     """Return the run's exit code: 0 all done, 3 some failed, 4 none done and some failed, 2 nothing suitable."""
     if counts["failed"]:
@@ -61,12 +64,12 @@ def exit_code(counts: dict[str, int]) -> ExitCode:
     return ExitCode.DONE if counts["ok"] else ExitCode.USAGE
 
 
-def write_tables(output: Path, ledger: Ledger, sources: Sequence[Path], summary: dict[str, Any]) -> None:
+def write_tables(output: Path, ledger: Ledger, sources: Sequence[bytes], summary: dict[str, Any]) -> None:
     """Write results.jsonl, results.csv, report.html and, last, run.json: where it stands, the run is complete."""
     write_results_jsonl(output / "results.jsonl", ledger.records(sources))
     write_results_csv(output / "results.csv", ledger.records(sources))
     current = iter(sources)
-    latest: list[Path] = []
+    latest: list[bytes] = []
 
     def records() -> Iterator[Record]:
         for source in current:

@@ -51,6 +51,14 @@ def read_labelled(row: IndexRow) -> LabelledImage:
     return LabelledImage(row, image, mask, lesion_boxes(mask))
 
 
+def usable_rows(
+    rows: Sequence[IndexRow], mode: InputMode, folds: Sequence[int], kinds: Sequence[str]
+) -> list[IndexRow]:
+    """Return the rows of some folds and kinds that give samples: in ROI mode only pictures with a mask."""
+    chosen = [row for row in rows if row.fold in folds and row.kind in kinds]
+    return chosen if mode is InputMode.FULL else [row for row in chosen if row.mask is not None]
+
+
 def lesion_boxes(mask: np.ndarray) -> tuple[Box, ...]:
     """Return the bounding boxes of a mask's components of at least `MIN_LESION_PX` pixels, largest first."""
     count, _, stats = components(mask)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import cv2
@@ -15,6 +13,7 @@ import numpy as np
 from mammo_runtime import __version__
 from mammo_runtime.errors import UsageError
 from mammo_runtime.findings import components
+from mammo_runtime.machine import machine_record
 from mammo_runtime.mammogram import Box
 from mammo_runtime.preprocess import roi_window
 from mammo_runtime.segmenter import segment
@@ -65,26 +64,14 @@ def evaluate(
         "threshold": spec.threshold,
         "min_area_cells": spec.min_area_cells,
         "kinds": blocks,
-        "environment": environment(session),
-    }
-
-
-def environment(session: Session) -> dict[str, Any]:
-    """Return machine and versions that a number was measured with."""
-    return {
         "backend": session.backend,
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
+        "machine": machine_record(),
         "mammo_edge": __version__,
     }
 
 
 def jittered(box: Box, name: str) -> Box:
-    """Return the box moved by `JITTER` of its longer side and scaled by 1 ± `JITTER`; the signs depend on `name` only."""
+    """Return the box moved by `JITTER` of its longer side, scaled by 1 ± `JITTER`; the signs depend on `name` only."""
     bits = zlib.crc32(name.encode())
     signs = [1 if bits >> k & 1 else -1 for k in range(3)]
     side, scale = max(box.width, box.height), 1 + JITTER * signs[2]
@@ -123,9 +110,7 @@ def _score_picture(session: Session, spec: ModelSpec, row: IndexRow) -> dict[str
     }
 
 
-def _score_lesions(
-    session: Session, spec: ModelSpec, row: IndexRow
-) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def _score_lesions(session: Session, spec: ModelSpec, row: IndexRow) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Judge each lesion of a picture in its window: with its tight box, and with the moved one."""
     labelled = read_labelled(row)
     for number, tight in enumerate(labelled.boxes, start=1):
@@ -229,8 +214,3 @@ def _normal_block(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _mean(values: Sequence[float], groups: Sequence[str]) -> dict[str, float | None]:
     return ratio_interval(values, [1.0] * len(values), groups)
-
-
-def with_operating_point(spec: ModelSpec, threshold: float, min_area_cells: float) -> ModelSpec:
-    """Return the spec with another operating point."""
-    return replace(spec, threshold=threshold, min_area_cells=min_area_cells)

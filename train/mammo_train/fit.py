@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
@@ -25,7 +21,7 @@ from mammo_runtime.overlap import dice
 from mammo_runtime.spec import ModelSpec
 from mammo_train import checkpoint, models
 from mammo_train.config import TrainConfig
-from mammo_train.dataset import SampleSet
+from mammo_train.dataset import SampleSet, usable_rows
 from mammo_train.index import IndexRow, check_leaks
 from mammo_train.losses import training_loss
 from mammo_train.models.weights import has_folded_norms, load_encoder, reestimate_norms
@@ -91,8 +87,8 @@ def fit(
              "validation_loss": val_loss, "validation_dice": val_dice}
         )  # fmt: skip
         checkpoint.save_state(run, *learner.state(identity))
-        write_text(run / "log.csv", _log_csv(progress.history))
-        report(_epoch_line(progress, config, time.perf_counter() - started))
+        write_text(run / "log.csv", progress.log_csv())
+        report(progress.line(config.epochs, time.perf_counter() - started))
     return _finish(run, rows, spec, config, progress, encoder_weights, initial)
 
 
@@ -119,8 +115,8 @@ def _start_files(spec: ModelSpec, run: Path, encoder_weights: Path | None, initi
 
 def _sample_sets(rows: Sequence[IndexRow], spec: ModelSpec, config: TrainConfig) -> tuple[SampleSet, SampleSet]:
     """Return training and validation samples. Raises UsageError when either holds nothing to learn or judge by."""
-    train = [r for r in rows if r.fold in config.train_folds and r.kind in config.kinds]
-    held_out = [r for r in rows if r.fold == config.validation_fold and r.kind in config.kinds]
+    train = usable_rows(rows, spec.input.mode, config.train_folds, config.kinds)
+    held_out = usable_rows(rows, spec.input.mode, [config.validation_fold], config.kinds)
     train_set = SampleSet(train, spec.input, config.augment, config.seed, config.repeats)
     validation_set = SampleSet(held_out, spec.input, None, config.seed)
     if not any(validation_set.row(k).kind == config.validation_kind for k in range(len(validation_set))):
@@ -144,7 +140,9 @@ def _start_encoder(network: nn.Module, weights: Path, train_set: SampleSet, repo
     encoder = network.get_submodule("encoder")
     try:
         load_encoder(encoder, weights)
-    except (RuntimeError, OSError, EOFError, AttributeError, pickle.UnpicklingError, SafetensorError) as error:
+    except MammoError:
+        raise
+    except Exception as error:  # torch, safetensors and the unpickler each have exceptions of their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{weights} holds no weights that fit this encoder: {reason}") from error
     if has_folded_norms(encoder):
@@ -186,7 +184,8 @@ def _set_phase(network: nn.Module, frozen: bool) -> None:
 
 def _batches(samples: SampleSet, config: TrainConfig, epoch: int) -> Iterator[Batch]:
     """Yield the epoch's batches in an order that depends only on seed and epoch; a last batch of one is dropped,
-    since batch norm cannot train on it."""
+    since batch norm cannot train on it.
+    """
     samples.epoch = epoch
     order = np.random.default_rng((config.seed, epoch)).permutation(len(samples)).tolist()
     if len(order) % config.batch_size == 1 and len(order) > 1:
@@ -204,9 +203,7 @@ def _train_epoch(learner: Learner, batches: Iterator[Batch], config: TrainConfig
         learner.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(device.type, half, enabled=device.type == "cuda"):
             logits = network(images.to(device, memory_format=torch.channels_last))
-        loss = training_loss(
-            logits.float(), masks.to(device), config.fn_weight, config.fp_weight, config.bce_weight
-        )
+        loss = training_loss(logits.float(), masks.to(device), config.fn_weight, config.fp_weight, config.bce_weight)
         scaler.scale(loss).backward()
         scaler.step(learner.optimizer)
         scaler.update()
@@ -254,24 +251,6 @@ def _lower_rate_on_plateau(progress: Progress, val_loss: float, config: TrainCon
         progress.loss_epoch = progress.epoch
 
 
-def _epoch_line(progress: Progress, config: TrainConfig, seconds: float) -> str:
-    last = progress.history[-1]
-    return (
-        f"epoch {progress.epoch}/{config.epochs}  loss {last['train_loss']:.4f}  "
-        f"validation loss {last['validation_loss']:.4f}  Dice {last['validation_dice']:.4f} "
-        f"(best {progress.best_dice:.4f} at {progress.best_epoch})  {seconds:.0f} s, "
-        f"at most {(config.epochs - progress.epoch) * seconds / 60:.0f} min left"
-    )
-
-
-def _log_csv(history: list[dict[str, float]]) -> str:
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(history[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    return stream.getvalue()
-
-
 def _finish(
     run: Path,
     rows: Sequence[IndexRow],
@@ -282,7 +261,7 @@ def _finish(
     initial: Path | None,
 ) -> ModelSpec:
     """Write spec and settings beside the best epoch's weights."""
-    train = [r for r in rows if r.fold in config.train_folds and r.kind in config.kinds]
+    train = usable_rows(rows, spec.input.mode, config.train_folds, config.kinds)
     record: dict[str, Any] = {
         "train_folds": list(config.train_folds),
         "validation_fold": config.validation_fold,

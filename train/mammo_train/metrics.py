@@ -70,14 +70,19 @@ def summarise(
         raise UsageError(f"{len(counts)} results with {len(groups)} groups cannot be summarised")
     table = np.array([(c.tp, c.fp, c.fn, c.tn) for c in counts], np.float64)
     draws = _Draws(groups, resamples, seed)
-    per_image = {}
+    per_image: dict[str, Any] = {}
     for name, values in measure(table).items():
         defined = ~np.isnan(values)
         per_image[name] = draws.ratio(np.where(defined, values, 0.0), defined.astype(np.float64))
         per_image[name]["n"] = int(defined.sum())
     whole, drawn = measure(table.sum(axis=0)), measure(draws.sums(table))
     no_truth, no_mask = table[:, 0] + table[:, 2] == 0, table[:, 0] + table[:, 1] == 0
-    summary = {
+    pooled: dict[str, Any] = {name: draws.estimate(float(whole[name]), drawn[name]) for name in METRICS}
+    for aggregation, estimates in (("per_image", per_image), ("pooled", pooled)):
+        problem = identity_problem(estimates["dice"]["value"], estimates["iou"]["value"], aggregation)
+        if problem:
+            raise MammoError(f"the metrics contradict themselves ({aggregation}): {problem}")
+    return {
         "n": len(counts),
         "n_patients": draws.groups,
         "n_empty_truth": int(no_truth.sum()),
@@ -85,14 +90,8 @@ def summarise(
         "n_both_empty": int((no_truth & no_mask).sum()),
         "interval": f"95 %, percentile bootstrap over patients, {resamples} resamples, seed {seed}",
         "per_image": per_image,
-        "pooled": {name: draws.estimate(float(whole[name]), drawn[name]) for name in METRICS},
+        "pooled": pooled,
     }
-    for aggregation in ("per_image", "pooled"):
-        values = summary[aggregation]
-        problem = identity_problem(values["dice"]["value"], values["iou"]["value"], aggregation)
-        if problem:
-            raise MammoError(f"the metrics contradict themselves ({aggregation}): {problem}")
-    return summary
 
 
 def ratio_interval(
@@ -102,7 +101,7 @@ def ratio_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, float | None]:
-    """Return sum(numerators) / sum(denominators) as {"value", "low", "high"}, its interval from whole patients drawn."""
+    """Return sum(numerators) / sum(denominators) as {"value", "low", "high"}; the interval draws whole patients."""
     draws = _Draws(groups, resamples, seed)
     return draws.ratio(np.asarray(numerators, np.float64), np.asarray(denominators, np.float64))
 
@@ -217,3 +216,18 @@ def choose_threshold(
         raise UsageError(f"{metric} is undefined on these validation pictures: they hold no mass")
     best = max(known, key=lambda t: (known[t], -abs(t - 0.5), -t))
     return ThresholdChoice(best, known[best], {t: known.get(t) for t in THRESHOLDS})
+
+
+def with_interval(estimate: dict[str, Any], digits: int = 3) -> str:
+    """Return "0.512 (0.401-0.620)"; "undefined" for None."""
+    if estimate["value"] is None:
+        return "undefined"
+    text = f"{estimate['value']:.{digits}f}"
+    if estimate["low"] is None:
+        return text
+    return f"{text} ({estimate['low']:.{digits}f}-{estimate['high']:.{digits}f})"
+
+
+def amount(number: int, noun: str) -> str:
+    """Return "1 patient" or "3 patients"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

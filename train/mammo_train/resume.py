@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mammo_runtime.hashing import file_sha256
 from mammo_runtime.spec import ModelSpec
 from mammo_train.config import TrainConfig
 from mammo_train.index import IndexRow
@@ -30,6 +33,24 @@ class Progress:
     loss_epoch: int = 0
     """Epoch since which the plateau counts."""
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def log_csv(self) -> str:
+        """Return one line for each epoch as CSV text."""
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, list(self.history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.history)
+        return stream.getvalue()
+
+    def line(self, epochs: int, seconds: float) -> str:
+        """Return what to tell the user after an epoch that took `seconds`, of at most `epochs`."""
+        last = self.history[-1]
+        return (
+            f"epoch {self.epoch}/{epochs}  loss {last['train_loss']:.4f}  "
+            f"validation loss {last['validation_loss']:.4f}  Dice {last['validation_dice']:.4f} "
+            f"(best {self.best_dice:.4f} at {self.best_epoch})  {seconds:.0f} s, "
+            f"at most {(epochs - self.epoch) * seconds / 60:.0f} min left"
+        )
 
 
 @dataclass(eq=False)
@@ -71,9 +92,10 @@ class Learner:
 
 def identity_of(rows: Sequence[IndexRow], spec: ModelSpec, config: TrainConfig, weights: Sequence[Path]) -> str:
     """Return a hash of what the epochs done so far depend on: not the loader processes, not how long it will go on,
-    not the words about data and licence. `weights` are the files training starts from."""
+    not the words about data and licence. `weights` are the files training starts from.
+    """
     settings = {k: v for k, v in asdict(config).items() if k not in ("workers", "epochs")}
     parts = [replace(spec, training={}, licence="").to_json(), json.dumps(settings, sort_keys=True)]
     parts += [f"{r.image.name} {r.mask.name if r.mask else ''} {r.group} {r.fold} {r.kind}" for r in rows]
-    parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in weights]
+    parts += [file_sha256(path) for path in weights]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -4,35 +4,58 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import onnxruntime as ort
 
-from mammo_runtime.errors import ModelRefused
+from mammo_runtime.backends.onnx_wire import has_external_data
+from mammo_runtime.errors import InferenceFailed, ModelRefused
 from mammo_runtime.session import SessionOptions
 
 PROVIDER = "CPUExecutionProvider"
 
 
+def _refuse_two_distributions() -> None:
+    """Raise ModelRefused when onnxruntime and onnxruntime-gpu share their folder: whichever came last runs, unsaid."""
+    present = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            present.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    if len(present) > 1:
+        raise ModelRefused(
+            f"{' and '.join(present)} are both installed and overwrite each other; uninstall both, then install one"
+        )
+
+
 class OrtSession:
-    """A model run by ONNX Runtime. Loaded from bytes, so external data files next to it are never opened."""
+    """A model run by ONNX Runtime; files with external tensor data are refused before ONNX Runtime sees them."""
 
     def __init__(self, model: Path, options: SessionOptions) -> None:
-        """Load the file. Raises ModelRefused when it is no ONNX model ONNX Runtime accepts, or on a wrong provider."""
+        """Load the file. Raises ModelRefused: no ONNX model ONNX Runtime accepts, external data, a wrong provider."""
+        content = _checked_bytes(model)
+        _refuse_two_distributions()
         settings = ort.SessionOptions()
         settings.intra_op_num_threads = options.threads or (os.cpu_count() or 1)
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 3
         try:
-            self._session = ort.InferenceSession(model.read_bytes(), settings, providers=[PROVIDER])
+            self._session = ort.InferenceSession(content, settings, providers=[PROVIDER])
         except Exception as error:  # onnxruntime raises a dozen unrelated classes, all meaning "refused"
-            raise ModelRefused(f"{model.name} is not a model ONNX Runtime can open: {str(error)[:300]}") from error
+            reason = " ".join(str(error).split())[:300]
+            raise ModelRefused(f"{model.name} is not a model ONNX Runtime can open: {reason}") from error
         used = self._session.get_providers()
         if used != [PROVIDER]:
             raise ModelRefused(f"{model.name} runs on {used} instead of {PROVIDER}")
-        self._input = self._session.get_inputs()[0]
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if [i.type for i in inputs] != ["tensor(float)"] or outputs[0].type != "tensor(float)":
+            found = f"{', '.join(i.type for i in inputs)} → {outputs[0].type}"
+            raise ModelRefused(f"{model.name} does not map one float32 tensor to a float32 tensor, but {found}")
+        self._input = inputs[0]
         self._metadata = dict(self._session.get_modelmeta().custom_metadata_map)
 
     @property
@@ -46,7 +69,10 @@ class OrtSession:
         return f"onnxruntime {ort.__version__} {PROVIDER}"
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Map float32 [N, C, H, W] to float32 [N, K, H, W]. Raises ModelRefused on a wrong shape, dtype or after close."""
+        """Map float32 [N, C, H, W] to float32 [N, K, H, W].
+
+        Raises ModelRefused on a wrong shape, dtype or after close; InferenceFailed when ONNX Runtime gives up.
+        """
         if self._session is None:
             raise ModelRefused("the session is closed")
         expected = self._input.shape
@@ -55,7 +81,11 @@ class OrtSession:
         )
         if batch.dtype != np.float32 or not fits:
             raise ModelRefused(f"the model takes float32 {expected}, got {batch.dtype} {list(batch.shape)}")
-        output: np.ndarray = self._session.run(None, {self._input.name: batch})[0]
+        try:
+            output: np.ndarray = self._session.run(None, {self._input.name: batch})[0]
+        except Exception as error:  # see above; most often memory
+            reason = " ".join(str(error).split())[:300]
+            raise InferenceFailed(f"the model could not be run on this image: {reason}") from error
         return output
 
     def close(self) -> None:
@@ -69,3 +99,18 @@ class OrtSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _checked_bytes(model: Path) -> bytes:
+    """Return the file's bytes. Raises ModelRefused when it cannot be read, is no ONNX file or has external data."""
+    try:
+        content = model.read_bytes()
+        external = has_external_data(content)
+    except OSError as error:
+        raise ModelRefused(f"cannot read the model {model}: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelRefused(f"{model.name} is not an ONNX file, or is damaged ({error}). Get it again") from error
+    if external:
+        raise ModelRefused(f"{model.name} keeps weights in other files, which could be any file of this computer; "
+                           "export it as a single file")  # fmt: skip
+    return content

@@ -58,7 +58,7 @@ def _read(path: Path, options: ReadOptions) -> Mammogram:
         raise UnreadableImage("this is a folder, not an image file")
     if not stat.S_ISREG(mode):
         raise UnreadableImage("this is not a regular file (a device or a pipe)")
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         prefix = stream.read(PREFIX_BYTES)
     file_format = format_from_prefix(prefix)
     if file_format in RASTER_FORMATS:
@@ -85,7 +85,8 @@ def _refusal(path: Path, prefix: bytes, file_format: str | None) -> ImageError:
     if foreign:
         return UnreadableImage(f"{foreign} pictures are not read: save it as PNG, TIFF or DICOM")
     if claims_image(path):
-        return UnreadableImage(f"named {path.suffix.lower()} but is not {claimed_kind(path)}: the content is something else")
+        suffix, kind = path.suffix.lower(), claimed_kind(path)
+        return UnreadableImage(f"named {suffix} but is not {kind}: the content is something else")
     return UnsuitableImage("not an image file")
 
 
@@ -104,13 +105,13 @@ def _sentence_from(error: BaseException) -> str:
 def _silenced() -> Iterator[None]:
     """Swallow warnings and log lines of the reading libraries: they quote header values verbatim."""
     loggers = [logging.getLogger(name) for name in _TALKATIVE_LOGGERS]
-    before = [logger.disabled for logger in loggers]
+    before = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for logger in loggers:
-            logger.disabled = True
+            logger.setLevel(logging.CRITICAL + 1)  # their child loggers inherit it
         try:
             yield
         finally:
-            for logger, disabled in zip(loggers, before):
-                logger.disabled = disabled
+            for logger, level in zip(loggers, before):
+                logger.setLevel(level)

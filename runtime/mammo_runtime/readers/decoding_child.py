@@ -53,13 +53,15 @@ def serve(memory_limit_bytes: int) -> None:
 def _answer(answers: IO[bytes], answer: dict[str, Any], pixels: np.ndarray) -> None:
     text = json.dumps(answer).encode()
     answers.write(_HEAD.pack(len(text), pixels.nbytes) + text)
-    answers.write(memoryview(np.ascontiguousarray(pixels)).cast("B") if pixels.size else b"")
+    answers.write(np.ascontiguousarray(pixels).data if pixels.size else b"")
     answers.flush()
 
 
 def _sentence(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "decoding it needs more memory than allowed: the file is damaged or hostile"
+    if isinstance(error, ModuleNotFoundError):
+        return str(error)
     return f"the compressed picture is damaged: the decoder refused it ({type(error).__name__})"
 
 
@@ -67,14 +69,20 @@ def _decode(request: dict[str, Any], payload: bytes) -> np.ndarray:
     """Try the plug-ins in the pinned order; the first that succeeds gives the stored values."""
     if "fault" in request:
         return _misbehave(str(request["fault"]))
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
 
     decoder = get_decoder(UID(str(request["transfer_syntax"])))
     failure: Exception | None = None
-    for plugin in request["plugins"]:
+    plugins = [plugin for plugin, _ in request["plugins"] if plugin in decoder.available_plugins]
+    if not plugins:
+        packages = " or ".join(package for _, package in request["plugins"])
+        raise ModuleNotFoundError(f"this compression needs a decoder that is not installed: pip install {packages}")
+    for plugin in plugins:
         try:
-            pixels, _ = decoder.as_array(payload, index=0, raw=request["raw"], decoding_plugin=plugin, **request["options"])
+            pixels, _ = decoder.as_array(
+                payload, index=0, raw=request["raw"], decoding_plugin=plugin, **request["options"]
+            )
             return pixels
         except MemoryError:
             raise

@@ -22,7 +22,8 @@ from mammo_runtime.errors import UnreadableImage
 
 HEADER_BYTES_LIMIT = 64 * 1024 * 1024
 """Elements before the pixel data; real mammograms stay far below 1 MiB."""
-INFLATED_BYTES_LIMIT = 512 * 1024 * 1024
+INFLATED_BYTES_LIMIT = 256 * 1024 * 1024
+"""Room for 100 million pixels of 16 bit and a header."""
 _META_START = 132
 _PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 _PIXEL_DATA = 0x7FE00010
@@ -85,9 +86,7 @@ def open_source(path: Path, stream: BinaryIO) -> DicomSource:
     file_bytes = path.stat().st_size
     stream.seek(_META_START)
     clipped = _ClippedStream(stream, min(file_bytes, HEADER_BYTES_LIMIT))
-    meta = read_dataset(
-        cast(BinaryIO, clipped), is_implicit_VR=False, is_little_endian=True, stop_when=_after_meta
-    )
+    meta = read_dataset(cast(BinaryIO, clipped), is_implicit_VR=False, is_little_endian=True, stop_when=_after_meta)
     syntax = UID(str(meta.get("TransferSyntaxUID", "") or ""))
     sop_class = str(meta.get("MediaStorageSOPClassUID", "") or "")
     if not syntax:
@@ -96,6 +95,8 @@ def open_source(path: Path, stream: BinaryIO) -> DicomSource:
         raise UnreadableImage("the DICOM file uses a transfer syntax that is not in the standard")
     data_set: BinaryIO = stream
     if syntax == DeflatedExplicitVRLittleEndian:
+        if file_bytes > INFLATED_BYTES_LIMIT:
+            raise UnreadableImage("the deflated DICOM file is larger than any picture of the allowed size")
         data_set = io.BytesIO(_inflate(stream.read()))
         file_bytes = data_set.getbuffer().nbytes
     header, pixel_offset = _header(data_set, file_bytes, syntax)

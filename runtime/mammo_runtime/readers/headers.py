@@ -138,13 +138,14 @@ def bmp_header(content: bytes) -> RasterHeader:
         raise UnreadableImage("compressed BMP pictures are not read: save it as PNG or TIFF")
     needed = (columns * bits + 31) // 32 * 4 * rows
     if picture_offset + needed > len(content):
-        raise UnreadableImage(f"the BMP is cut off: {max(len(content) - picture_offset, 0)} of {needed} bytes are there")
+        present = max(len(content) - picture_offset, 0)
+        raise UnreadableImage(f"the BMP is cut off: {present} of {needed} bytes are there")
     palette = bits <= 8
     return RasterHeader(
         rows=rows,
         columns=columns,
-        bits=8 if palette and bits > 1 else 1 if palette else bits // (bits // 8) if bits >= 24 else bits // 3,
-        samples=1 if palette else bits // 8 if bits >= 24 else 3,
+        bits=8 if bits >= 24 or bits == 8 else bits,
+        samples=1 if palette else max(bits // 8, 3),
         colour_model="palette" if palette else "rgb",
         alpha=bits == 32,
     )

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -38,7 +40,7 @@ class _Child:
     """One running decoder process with its pipes."""
 
     def __init__(self) -> None:
-        boot = _BOOT.format(path=[os.path.abspath(p) for p in sys.path], memory=MEMORY_LIMIT_BYTES)
+        boot = _BOOT.format(path=[str(Path(p).absolute()) for p in sys.path], memory=MEMORY_LIMIT_BYTES)
         # One BLAS thread: each reserves address space, and the child computes nothing.
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
@@ -49,12 +51,19 @@ class _Child:
             env=environment,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-        assert self._process.stdin is not None and self._process.stdout is not None
+        if self._process.stdin is None or self._process.stdout is None:
+            raise OSError("the decoder process has no pipes")
         self.pid = self._process.pid
         self._requests: IO[bytes] = self._process.stdin
         self._answers: IO[bytes] = self._process.stdout
 
-    def exchange(self, request: Mapping[str, Any], payload: bytes, timeout_s: float) -> tuple[dict[str, Any], bytearray]:
+    def is_running(self) -> bool:
+        """Say whether the process is still there."""
+        return self._process.poll() is None
+
+    def exchange(
+        self, request: Mapping[str, Any], payload: bytes, timeout_s: float
+    ) -> tuple[dict[str, Any], bytearray]:
         """Send one request and return the answer. Raises EOFError or OSError when the child is gone, TimeoutError."""
         expired = threading.Event()
 
@@ -82,10 +91,8 @@ class _Child:
 
     def stop(self, grace_s: float) -> None:
         """End the child: it leaves when its input closes, and is killed after `grace_s` seconds."""
-        try:
+        with suppress(OSError):
             self._requests.close()
-        except OSError:
-            pass
         try:
             self._process.wait(grace_s)
         except subprocess.TimeoutExpired:
@@ -107,12 +114,16 @@ def call(request: Mapping[str, Any], payload: bytes, timeout_s: float = TIMEOUT_
     global _child
     with _lock:
         try:
+            if _child is not None and not _child.is_running():
+                shut_down()  # it died between two files: not this file's fault
             if _child is None:
                 _child = _Child()
             answer, pixels = _child.exchange(request, payload, timeout_s)
         except TimeoutError:
             shut_down()
-            raise UnreadableImage(f"the decoder did not finish within {timeout_s:g} s: the file is probably damaged") from None
+            raise UnreadableImage(
+                f"the decoder did not finish within {timeout_s:g} s: the file is probably damaged"
+            ) from None
         except (EOFError, OSError):
             shut_down()
             raise UnreadableImage("the decoder crashed on this file: it is probably damaged") from None

@@ -19,7 +19,7 @@ from mammo_runtime.readers.options import ReadOptions, checked_pixel_count
 from mammo_runtime.readers.raster_header import RasterHeader
 
 JPEG_GREY_TOLERANCE = 3
-"""Largest difference of the channels, in levels, of a JPEG that is still taken for grey (its colour conversion rounds)."""
+"""Largest difference of the channels, in levels, of a JPEG still taken for grey (its colour conversion rounds)."""
 _BYTES_PER_PIXEL_LIMIT = 8
 """16-bit RGBA; files longer than this times `max_pixels` are refused before they are read into memory."""
 _DEPTHS = (8, 10, 12, 14, 16)
@@ -103,7 +103,7 @@ def _single_channel(
     """Return grey [rows, columns], or RGB [rows, columns, 3] for histopathology, with notes."""
     notes = []
     if header.alpha and not (stored.ndim == 3 and stored.shape[2] == 4) and file_format != "BMP":
-        raise UnreadableImage("the picture has a transparency channel that cannot be judged: save it without transparency")
+        raise UnreadableImage("the picture has transparency that cannot be judged: save it without transparency")
     if stored.ndim == 3 and stored.shape[2] == 4:
         if int(stored[..., 3].min()) != np.iinfo(stored.dtype).max:
             raise UnreadableImage("parts of the picture are transparent: save it without transparency")

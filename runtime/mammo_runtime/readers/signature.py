@@ -7,7 +7,11 @@ from pathlib import Path
 PREFIX_BYTES = 256
 RASTER_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "PNM")
 IMAGE_SUFFIXES = frozenset(
-    ".dcm .dicom .dic .ima .png .jpg .jpeg .jpe .tif .tiff .bmp .dib .pnm .pgm .ppm .pbm .gif .webp .jp2 .j2k .heic".split()
+    (
+        *(".dcm", ".dicom", ".dic", ".ima"),
+        *(".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".bmp", ".dib", ".pnm", ".pgm", ".ppm", ".pbm"),
+        *(".gif", ".webp", ".jp2", ".j2k", ".heic"),
+    )
 )
 _DICOM_SUFFIXES = frozenset((".dcm", ".dicom", ".dic", ".ima"))
 _FOREIGN = {
@@ -61,7 +65,7 @@ def claimed_kind(path: Path) -> str:
 
 def sniff(path: Path) -> str | None:
     """Return the format of the file's content, None when it is no image. Raises OSError."""
-    with open(path, "rb") as stream:
+    with path.open("rb") as stream:
         return format_from_prefix(stream.read(PREFIX_BYTES))
 
 

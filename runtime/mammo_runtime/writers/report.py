@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mammo_runtime.atomic import whole_file
@@ -25,7 +25,6 @@ MAX_THUMBNAILS = 2000
 """A run with more images gets cards with links only: their pictures would make a page no browser opens."""
 DISCLAIMER = "Research use only. Not a medical device."
 
-_HERE = Path(__file__).parent
 _LATERALITY = {"L": "Left", "R": "Right"}
 _OUTPUT_NAMES = {"mask": "Mask", "probability": "Probability map", "overlay": "Overlay"}
 _ISO_TIME = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?(.*)", re.DOTALL)
@@ -89,9 +88,10 @@ def write_report(
     """
     inputs = (run.get("counts") or {}).get("inputs") or 0
     with_pictures = inputs <= MAX_THUMBNAILS
-    context = {**_page(run), "with_pictures": with_pictures, "max_thumbnails": MAX_THUMBNAILS}
+    jinja = _environment()
+    context = {**_page(run, jinja), "with_pictures": with_pictures, "max_thumbnails": MAX_THUMBNAILS}
     context["cards"] = _cards(records, thumbnail, MAX_THUMBNAILS if with_pictures else 0)
-    template = _environment().from_string(_asset("report.html.j2"))
+    template = jinja.get_template("report.html.j2")
     with whole_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as stream:
         stream.writelines(template.generate(context))
 
@@ -105,16 +105,20 @@ def _environment() -> Environment:
     def shown(value: Any) -> Any:
         return visible_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
-    return Environment(autoescape=True, finalize=shown, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        finalize=shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
-def _asset(name: str) -> str:
-    return (_HERE / name).read_text(encoding="utf-8")
-
-
-def _page(run: Mapping[str, Any]) -> dict[str, Any]:
+def _page(run: Mapping[str, Any], jinja: Environment) -> dict[str, Any]:
     """Return what the template needs besides the cards."""
-    style, script = _asset("report.css"), _asset("report.js")
+    style = jinja.get_template("report.css.j2").render(disclaimer=DISCLAIMER)
+    script = jinja.get_template("report.js.j2").render()
     counts = {name: 0 for name in ("inputs", "ok", "failed", "skipped", "with_findings", "findings")}
     counts |= {name: value for name, value in (run.get("counts") or {}).items() if value is not None}
     policy = (
@@ -165,7 +169,7 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _run_details(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return the settings and the machine as titled lists."""
     parts = (("Settings", run.get("settings")), ("Machine", run.get("machine")))
-    return [(title, [(str(k), _words(v)) for k, v in values.items()]) for title, values in parts if values]
+    return [(title, [(str(k), _words(v, "not set")) for k, v in values.items()]) for title, values in parts if values]
 
 
 def _cards(records: Iterable[Record], thumbnail: Callable[[Record], bytes | None], pictures: int) -> Iterator[Card]:
@@ -199,7 +203,7 @@ def _card(order: int, record: Record, jpeg: bytes | None) -> Card:
         overlay_url=relative_url(outputs["overlay"]) if "overlay" in outputs else "",
         jpeg_base64=base64.b64encode(jpeg).decode("ascii") if jpeg else "",
         alt=f"Overlay of {name}: {verdict}",
-        peak=max((f["peak_probability"] for f in findings), default=-1.0),
+        peak=max((f.get("peak_probability") or 0.0 for f in findings), default=-1.0),
         area_mm2=max((f["area_mm2"] for f in findings if f.get("area_mm2") is not None), default=-1.0),
         area_px=max((f["area_px"] for f in findings), default=-1.0),
     )
@@ -234,8 +238,8 @@ def _spacing(record: Record) -> str:
     if not record.get("spacing_mm"):
         return "spacing unknown: no millimetres"
     row_mm, column_mm = record["spacing_mm"]
-    value = f"{row_mm:.4g} mm" if row_mm == column_mm else f"{row_mm:.4g} × {column_mm:.4g} mm (rows × columns)"
-    return f"{value}, from {record.get('spacing_source') or _UNKNOWN}"
+    value = f"{row_mm:.4g} mm" if row_mm == column_mm else f"{row_mm:.4g} × {column_mm:.4g} mm rows × columns"
+    return f"{value} ({record.get('spacing_source') or _UNKNOWN})"
 
 
 def _finding_row(finding: Mapping[str, Any]) -> FindingRow:
@@ -248,19 +252,23 @@ def _finding_row(finding: Mapping[str, Any]) -> FindingRow:
         position=f"x {x:.0f}, y {y:.0f}",
         area=area,
         axes=f"{axes[0]} × {axes[1]} {unit}",
-        mean_probability=f"{finding['mean_probability']:.2f}",
-        peak_probability=f"{finding['peak_probability']:.2f}",
+        mean_probability=_probability(finding.get("mean_probability")),
+        peak_probability=_probability(finding.get("peak_probability")),
         prompt_box=str(finding.get("prompt_box") or ""),
     )
+
+
+def _probability(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2f}"
 
 
 def _rounded(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
 
 
-def _words(value: Any) -> str:
+def _words(value: Any, absent: str = _UNKNOWN) -> str:
     if value is None or value == "":
-        return _UNKNOWN
+        return absent
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {_words(v)}" for k, v in value.items())
     if isinstance(value, (list, tuple)):

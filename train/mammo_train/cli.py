@@ -1,0 +1,193 @@
+"""`mammo-train`: fit, evaluate, models, check-index. Parses, calls one function, reports; torch only when used."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mammo_runtime import __version__
+from mammo_runtime.errors import EXIT_MEANING, ExitCode, MammoError
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Add -q and -v, and turn errors into one line with the right exit code."""
+
+    @click.option("-q", "--quiet", is_flag=True, help="Print results and errors only.")
+    @click.option("-v", "--verbose", is_flag=True, help="Show a traceback when something fails.")
+    @functools.wraps(function)
+    def guarded(verbose: bool, **arguments: Any) -> None:
+        try:
+            function(**arguments)
+        except KeyboardInterrupt:
+            click.echo("interrupted; run the same command again to resume", err=True)
+            sys.exit(ExitCode.INTERRUPTED)
+        except (click.exceptions.Exit, click.ClickException):
+            raise
+        except Exception as error:
+            if verbose:
+                traceback.print_exc()
+            expected = isinstance(error, MammoError)
+            text = str(error) if expected else f"internal error, {type(error).__name__}: {error} (-v shows where)"
+            click.echo(f"error: {text}", err=True)
+            sys.exit(error.exit_code if isinstance(error, MammoError) else ExitCode.INTERNAL)
+
+    return guarded
+
+
+def _size(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    if not found:
+        raise click.BadParameter("give height x width, like 512x320")
+    return int(found[1]), int(found[2])
+
+
+def _folds(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter("give fold numbers with commas, like 2,3,4") from error
+
+
+def _notes(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> Mapping[str, str]:
+    notes = dict(text.partition("=")[::2] for text in texts)
+    if not all(name and note for name, note in notes.items()):
+        raise click.BadParameter("give FOLDER=LICENCE")
+    return notes
+
+
+_EXITS = "; ".join(f"{code.value} {text}" for code, text in EXIT_MEANING.items())
+
+
+@click.group(epilog=f"Exit codes: {_EXITS}.", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mammo-train")
+def main() -> None:
+    """Train breast-mass segmentation and measure it. Images and masks in, weights with their spec out."""
+
+
+@main.command()
+@click.option("--index", required=True, type=FILE, help="CSV with image, mask, patient or group, fold, kind.")
+@click.option("--root", type=FOLDER, help="Folder its paths start from. [default: the index file's folder]")
+@click.option(
+    "--model", "architecture", default="mobilenetv2_resunet", show_default=True, help="See `mammo-train models`."
+)
+@click.option("--input", "mode", type=click.Choice(["full", "roi"]), default="full", show_default=True,
+              help="Whole pictures, or a window round each mass.")  # fmt: skip
+@click.option("-o", "--output", "run", required=True, type=click.Path(file_okay=False, path_type=Path),
+              help="Folder of this run; the same command continues a stopped one.")  # fmt: skip
+@click.option("--encoder-weights", default="none", show_default=True, metavar="FILE|imagenet|none",
+              help="Pretrained encoder; `imagenet` downloads torchvision's.")  # fmt: skip
+@click.option("--init", "initial", type=FOLDER, help="Start from the weights of this finished run.")
+@click.option("--size", callback=_size, metavar="HxW", help="The network's grid. [default: 512x320 full, 256x256 roi]")
+@click.option("--epochs", type=click.IntRange(min=1), help="At most this many.")
+@click.option("--batch", type=click.IntRange(min=1), help="Pictures per step.")
+@click.option("--seed", type=click.IntRange(min=0), help="Same seed, same weights.")
+@click.option("--train-folds", callback=_folds, metavar="N,N,…", help="Folds to learn from. [default: 2,3,4]")
+@click.option("--validation-fold", type=int, help="Fold to select on. [default: 1]")
+@click.option("--config", "settings", type=FILE, help="JSON with fields of TrainConfig; options win over it.")
+@click.option("--roi-margin", type=click.FloatRange(min=0), default=0.5, show_default=True,
+              help="Window side is (1 + 2·margin) times the box's.")  # fmt: skip
+@click.option("--name", help="Name in the spec. [default: mass-full or mass-roi]")
+@click.option("--data-note", "notes", multiple=True, callback=_notes, metavar="FOLDER=LICENCE",
+              help="Licence and citation of a collection, for spec and model card. Repeatable.")  # fmt: skip
+@_command
+def fit(index: Path, root: Path | None, architecture: str, mode: str, run: Path, encoder_weights: str,
+        initial: Path | None, size: tuple[int, int] | None, epochs: int | None, batch: int | None, seed: int | None,
+        train_folds: tuple[int, ...] | None, validation_fold: int | None, settings: Path | None, roi_margin: float,
+        name: str | None, notes: Mapping[str, str], quiet: bool) -> None:  # fmt: skip
+    """Train on the training folds, select on the validation fold, never look at the test fold (0).
+
+    Continues a stopped run. Afterwards threshold and smallest finding are chosen on the validation fold and written
+    into RUN/spec.json; RUN/metrics.json, curves.png, cases_validation.png and MODEL_CARD.md are made.
+    """
+    from mammo_train import presets, recipe
+
+    given = {"epochs": epochs, "batch_size": batch, "seed": seed, "train_folds": train_folds,
+             "validation_fold": validation_fold}  # fmt: skip
+    config = presets.train_config(settings, given, pretrained=encoder_weights != "none" or initial is not None)
+    choices = recipe.Choices(
+        architecture, mode, name or f"mass-{mode}", encoder_weights, initial, size, roi_margin, notes
+    )
+    lines = recipe.train(index, root or index.parent, run, choices, config, _report(quiet))
+    click.echo("\n".join(lines))
+
+
+@main.command()
+@click.argument("run", type=FOLDER)
+@click.option("--fold", required=True, type=int, help="Fold to evaluate; 0 is the test fold.")
+@click.option("--index", type=FILE, help="[default: the index the run was trained with]")
+@click.option("--root", type=FOLDER, help="[default: the folder the run was trained with]")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
+@_command
+def evaluate(run: Path, fold: int, index: Path | None, root: Path | None, as_json: bool, quiet: bool) -> None:
+    """Measure a finished RUN on one fold, at original resolution and its frozen operating point.
+
+    Adds or replaces the fold's block in RUN/metrics.json and renews the model card.
+    """
+    from mammo_train import recipe
+
+    block, lines = recipe.evaluate_run(run, fold, index, root, _report(quiet or as_json))
+    click.echo(json.dumps(block, indent=1) if as_json else "\n".join(lines))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
+@_command
+def models(as_json: bool, quiet: bool) -> None:
+    """List the networks that can be trained."""
+    from mammo_train import recipe
+
+    rows = recipe.model_rows()
+    if as_json:
+        click.echo(json.dumps(rows, indent=1))
+        return
+    columns = ("name", "study", "input", "parameters", "task")
+    table: list[tuple[str, ...]] = [] if quiet else [columns]
+    table += [tuple(_text({**row, "study": row["seed"]}[c]) for c in columns) for row in rows]
+    widths = [max(len(line[k]) for line in table) for k in range(len(columns))]
+    for line in table:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+
+
+@main.command("check-index")
+@click.argument("index", type=FILE)
+@click.option("--root", type=FOLDER, help="Folder its paths start from. [default: the index file's folder]")
+@_command
+def check_index(index: Path, root: Path | None, quiet: bool) -> None:
+    """Check that an index is readable and that no patient and no picture stands in two folds."""
+    from mammo_train.index import check_leaks, read_index
+
+    rows = read_index(index, root or index.parent)
+    check_leaks(rows)
+    for fold in sorted({row.fold for row in rows}) if not quiet else ():
+        own = [row for row in rows if row.fold == fold]
+        kinds = ", ".join(f"{sum(r.kind == kind for r in own)} {kind}" for kind in sorted({r.kind for r in own}))
+        patients = len({row.group for row in own})
+        click.echo(f"fold {fold}: {len(own)} pictures of {patients} patients or groups ({kinds})")
+    click.echo(f"no leak: {len(rows)} pictures, folds share no patient and no picture")
+
+
+def _report(quiet: bool) -> Callable[[str], None]:
+    return (lambda _text: None) if quiet else functools.partial(click.echo, err=True)
+
+
+def _text(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+if __name__ == "__main__":
+    main()
