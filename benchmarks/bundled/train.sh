@@ -13,7 +13,7 @@ export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 MALLO
 
 mammo-train fit "${index[@]}" --input roi --name mass-roi --config "$here/mass-roi.json" \
     --encoder-weights "$data/weights/mobilenet_v2_imagenet_from_quant_fp16.pt" -o "$runs/mass-roi"
-mammo-train fit "${index[@]}" --input full --name mass-full --config "$here/mass-full.json" \
+mammo-train fit "${index[@]}" --input full --size 384x256 --name mass-full --config "$here/mass-full.json" \
     --init "$runs/mass-roi" -o "$runs/mass-full"
 for name in mass-roi mass-full; do
     mammo-train evaluate "$runs/$name" "${index[@]}" --fold 0

@@ -21,12 +21,8 @@ from mammo_runtime.errors import OutputError, UsageError
 from mammo_runtime.spec import ModelSpec, Precision
 
 MODEL_CARD, METRICS, LICENCE = "MODEL_CARD.md", "metrics.json", "LICENSE-WEIGHTS.md"
-FROM_RUN: Mapping[str, tuple[str, ...]] = {
-    MODEL_CARD: (MODEL_CARD, "model_card.md"),
-    METRICS: (METRICS,),
-    LICENCE: (LICENCE,),
-}
-"""Name in the bundle → names in the run; the first that is there is copied as it is."""
+FROM_RUN = (MODEL_CARD, METRICS, LICENCE)
+"""Copied from the run as they are, where it has them."""
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "numpy", "opencv-python-headless")
 LEFTOVER, REPLACED = ".part", ".old"
 """Suffixes of the hidden folders beside the target while a bundle is built, and while it takes another's place."""
@@ -144,11 +140,7 @@ def _manifest(
 
 
 def _files_from_run(run: Path, spec: ModelSpec) -> dict[str, bytes]:
-    contents = {}
-    for name, sources in FROM_RUN.items():
-        present = [run / source for source in sources if (run / source).is_file()]
-        if present:
-            contents[name] = present[0].read_bytes()
+    contents = {name: (run / name).read_bytes() for name in FROM_RUN if (run / name).is_file()}
     if LICENCE not in contents and spec.licence:
         contents[LICENCE] = f"# Licence of the weights\n\n{spec.licence}\n".encode()
     return contents

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from mammo_export.bundle import ProvenGraph, check_target, write_bundle
+from mammo_export.bundle import LICENCE, METRICS, MODEL_CARD, ProvenGraph, check_target, write_bundle
 from mammo_export.gates import Parity, require_parity
 from mammo_export.parity import prove_parity
 from mammo_export.to_onnx import add_activation, check_form, logits_graph_from_network, with_parent, without_activation
@@ -49,7 +49,9 @@ def bundle_from_run(
     require_parity(parity)
     proven = ProvenGraph(content, "passed", {"parity": parity.to_dict()})
     bundle = write_bundle(target, spec, {Precision.FP32.value: proven}, run, weights_sha256, overwrite)
-    report(f"wrote {target}: {', '.join(sorted(bundle.files))}")
+    missing = [name for name in (MODEL_CARD, METRICS, LICENCE) if name not in bundle.files]
+    without = f"; the run has no {', '.join(missing)}" if missing else ""
+    report(f"wrote {target}: {', '.join(sorted(bundle.files))}{without}")
     return bundle
 
 

@@ -27,7 +27,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -43,7 +43,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write UTF-8 text with "\\n" line ends so that it is never seen half-written. Raises OutputError."""
+    """Write UTF-8 text, its line ends as they are, so that it is never seen half-written. Raises OutputError."""
     write_bytes(path, content.encode("utf-8"))
 
 

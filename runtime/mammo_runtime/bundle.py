@@ -104,10 +104,11 @@ def load_model(model: str, backend: str, precision: Precision, options: SessionO
     known = ", ".join(bundled) or "the bundled ones (there are none here)"
     if model in bundled:
         return _load_from_bundle(bundled[model], bundled[model].model_path(precision), backend, options)
-    if os.path.isdir(path):
+    # os.path, unlike Path, answers False where a name is too long or a folder closed.
+    if os.path.isdir(path):  # noqa: PTH112
         bundle = read_bundle(path)
         return _load_from_bundle(bundle, bundle.model_path(precision), backend, options)
-    if not os.path.isfile(path):
+    if not os.path.isfile(path):  # noqa: PTH113
         raise ModelRefused(f"there is no model {model!r}: neither a file, a bundle folder, nor one of {known}")
     if (path.parent / MANIFEST).is_file():
         return _load_from_bundle(read_bundle(path.parent), path, backend, options)

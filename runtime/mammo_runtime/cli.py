@@ -46,29 +46,63 @@ def _printable(text: str) -> str:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
 @click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
-@click.option("--model", help="Bundled model's name, or path of a bundle or ONNX file. [default: mass-full; "
-              "mass-roi with --boxes]")
+@click.option(
+    "--model",
+    help="Bundled model's name, or path of a bundle or ONNX file. [default: mass-full; mass-roi with --boxes]",
+)
 @click.option("--list-models", is_flag=True, help="List the bundled models and stop.")
-@click.option("--boxes", type=click.Path(path_type=Path, dir_okay=False), help="CSV image,x,y,width,height (original "
-              "pixels; image relative to the input folder): segment the mass inside each box.")
+@click.option(
+    "--boxes",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="CSV image,x,y,width,height (original pixels; "
+    "image relative to the input folder): segment the mass inside each box.",
+)
 @click.option("--backend", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="What runs the model.")
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True,
-              help="Which graph of the bundle.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Which graph of the bundle.",
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the model. [default: one for each core]")
-@click.option("--threshold", type=click.FloatRange(0, 1), callback=_number, help="Probability from which a pixel counts. [default: "
-              "the model's own]")
-@click.option("--min-area", type=click.FloatRange(0), callback=_number, help="Drop findings of fewer original pixels. [default: "
-              "the model's own]")
-@click.option("--pixel-spacing", type=click.FloatRange(0.001, 5), callback=_number, help="Millimetres between pixels, "
-              "for files that do not say.")
-@click.option("--voi", type=click.IntRange(0), default=0, show_default=True, help="Which VOI window or LUT of a "
-              "DICOM file.")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    callback=_number,
+    help="Probability from which a pixel counts. [default: the model's own]",
+)
+@click.option(
+    "--min-area",
+    type=click.FloatRange(0),
+    callback=_number,
+    help="Drop findings of fewer original pixels. [default: the model's own]",
+)
+@click.option(
+    "--pixel-spacing",
+    type=click.FloatRange(0.001, 5),
+    callback=_number,
+    help="Millimetres between pixels, for files that do not say.",
+)
+@click.option(
+    "--voi", type=click.IntRange(0), default=0, show_default=True, help="Which VOI window or LUT of a DICOM file."
+)
 @click.option("--allow-for-processing", is_flag=True, help="Also take raw (For Processing) DICOM images.")
-@click.option("--max-pixels", type=click.IntRange(1), default=100_000_000, show_default=True, help="Refuse larger "
-              "images before they are decoded.")
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=100_000_000,
+    show_default=True,
+    help="Refuse larger images before they are decoded.",
+)
 @click.option("--recursive/--no-recursive", default=True, show_default=True, help="Search sub-folders.")
-@click.option("--save", default="mask,overlay", show_default=True, callback=_saved, help="Pictures to write: "
-              "mask,overlay,probability or none.")
+@click.option(
+    "--save",
+    default="mask,overlay",
+    show_default=True,
+    callback=_saved,
+    help="Pictures to write: mask,overlay,probability or none.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, write nothing.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first N inputs.")
 @click.option("--fail-fast", is_flag=True, help="Stop at the first failed input.")
@@ -103,7 +137,7 @@ def infer(**options: Any) -> None:
         click.echo(NOTICE)
     from mammo_runtime.pipeline import run_folder
 
-    summary = run_folder(settings, _progress(quiet, options["verbose"]))
+    summary = run_folder(settings, _Progress(quiet, options["verbose"]))
     if options["as_json"]:
         click.echo(json.dumps(summary))
     elif not options["quiet"]:
@@ -172,7 +206,7 @@ def _dry_run(settings: RunSettings, as_json: bool) -> None:
     click.echo(f"would look at {len(looked)} of {len(plan.files)} files with {model.spec.name}; nothing was written")
 
 
-class _progress:  # noqa: N801  (reads as a function at its only use)
+class _Progress:
     """Prints progress: one rewritten line with ETA on a terminal, plain lines otherwise; problems always by name."""
 
     def __init__(self, quiet: bool, verbose: bool) -> None:
@@ -193,7 +227,8 @@ class _progress:  # noqa: N801  (reads as a function at its only use)
             self._last = now
             left = (now - self._start) / number * (total - number)
             text = f"{number}/{total}  {number / max(1e-9, now - self._start):.1f} images/s  {left:.0f} s left"
-            click.echo(f"\r\x1b[K{text}" if self._terminal else text, err=True, nl=not self._terminal or number == total)
+            ends = not self._terminal or number == total
+            click.echo(f"\r\x1b[K{text}" if self._terminal else text, err=True, nl=ends)
 
     def _line(self, text: str) -> None:
         click.echo(("\r\x1b[K" if self._terminal else "") + _printable(text), err=True)

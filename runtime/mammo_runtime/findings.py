@@ -94,7 +94,7 @@ def _measure(
     values = probability[part][component]
     ys, xs = np.nonzero(component)
     contours, _ = cv2.findContours(component.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    corners = max(contours, key=cv2.contourArea).reshape(-1, 2) + (left, top)
+    corners = max(contours, key=cv2.contourArea).reshape(-1, 2) + np.array((left, top))
     long_px, short_px = _axes(corners, 1.0, 1.0)
     long_mm = short_mm = area_mm2 = None
     if spacing_mm is not None:
@@ -112,7 +112,7 @@ def _measure(
         short_axis_mm=short_mm,
         long_axis_px=long_px,
         short_axis_px=short_px,
-        mean_probability=float(values.mean()),
+        mean_probability=float(values.mean(dtype=np.float64)),  # float32 sums can end above the peak
         peak_probability=float(values.max()),
         prompt_box=prompt_box,
     )

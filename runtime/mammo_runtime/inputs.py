@@ -36,17 +36,18 @@ class InputList:
 def find_inputs(inputs: Sequence[Path], recursive: bool, output: Path, results_mark: str = "") -> InputList:
     """List every file below `inputs`. The output folder is left out when it lies inside an input.
 
-    So are sub-folders that hold a file called `results_mark`: their masks are no mammograms. Symbolic links to folders are followed unless they lead back to a folder already entered. A file reached twice is
-    listed once. Raises UsageError when an input does not exist or nothing is found.
+    So are sub-folders that hold a file called `results_mark`: their masks are no mammograms. Symbolic links to folders
+    are followed unless they lead back to a folder already entered. A file reached twice is listed once. Raises
+    UsageError when an input does not exist or nothing is found.
     """
     files: list[InputFile] = []
     notes: list[str] = []
     seen_files: set[str] = set()
     for given in inputs:
         # os.path, not Path: answers False where a name is too long or a folder is closed, on every Python.
-        if not os.path.exists(given):
+        if not os.path.exists(given):  # noqa: PTH110
             raise UsageError(f"there is no file or folder {given}, or it cannot be looked at")
-        below = _walk(given, recursive, output, results_mark, notes) if os.path.isdir(given) else None
+        below = _walk(given, recursive, output, results_mark, notes) if _is_folder(given) else None
         for file in [_input_file(given, given.parent)] if below is None else below:
             real = os.path.realpath(file.path)
             if real in seen_files:
@@ -58,6 +59,10 @@ def find_inputs(inputs: Sequence[Path], recursive: bool, output: Path, results_m
         hint = "" if recursive else " (sub-folders were not searched: --no-recursive)"
         raise UsageError(f"nothing to do: no file in {', '.join(str(p) for p in inputs)}{hint}{_listed(notes)}")
     return InputList(tuple(files), tuple(notes))
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def _listed(notes: Sequence[str]) -> str:
@@ -75,7 +80,7 @@ def _walk(folder: Path, recursive: bool, output: Path, mark: str, notes: list[st
             reason = "the output folder is not an input"
         elif real in entered:
             reason = "leads back to a folder already searched, not entered again"
-        elif mark and current != folder and os.path.isfile(current / mark):
+        elif mark and current != folder and (current / mark).is_file():
             reason = "holds the results of an earlier run, not searched"
         entered.add(real)
         try:
@@ -90,7 +95,7 @@ def _walk(folder: Path, recursive: bool, output: Path, mark: str, notes: list[st
     waiting = entries(folder)
     while waiting:
         entry = waiting.pop()
-        if not os.path.isdir(entry):
+        if not _is_folder(entry):
             yield _input_file(entry, folder)
         elif recursive and entry.name.startswith("."):
             notes.append(f"{entry}: hidden folder, not searched")

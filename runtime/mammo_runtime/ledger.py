@@ -53,7 +53,7 @@ class Ledger:
         except sqlite3.Error as error:
             self._database.close()
             if "locked" in str(error):
-                raise UsageError(f"another run is writing to {output}; wait for it, or choose another folder") from error
+                raise UsageError(f"another run is writing to {output}: wait, or choose another folder") from error
             raise UsageError(f"{path} is damaged or cannot be written ({error}); choose another folder") from error
         except UsageError:
             self._database.close()

@@ -65,7 +65,8 @@ class Mammogram:
 
     def __post_init__(self) -> None:
         if self.pixels.dtype not in (np.uint8, np.uint16) or self.pixels.ndim not in (2, 3):
-            raise TypeError(f"pixels must be uint8 or uint16 [rows, columns], got {self.pixels.dtype} {self.pixels.shape}")
+            found = f"{self.pixels.dtype} {self.pixels.shape}"
+            raise TypeError(f"pixels must be uint8 or uint16 [rows, columns], got {found}")
         if self.white < 1:
             raise ValueError(f"white must be positive, got {self.white}")
 

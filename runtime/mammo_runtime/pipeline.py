@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ class RunSettings:
     backend: str = "cpu"
     precision: Precision = Precision.FP32
     boxes: Path | None = None
-    point: OperatingPoint = OperatingPoint()
-    reading: ReadOptions = ReadOptions()
+    point: OperatingPoint = field(default_factory=OperatingPoint)
+    reading: ReadOptions = field(default_factory=ReadOptions)
     recursive: bool = True
     save: tuple[str, ...] = ("mask", "overlay")
     limit: int | None = None
@@ -122,8 +122,8 @@ def open_model(settings: RunSettings) -> LoadedModel:
 def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
     """Do the whole run and return what run.json holds, with `exit_code`.
 
-    Raises UsageError, ModelRefused or OutputError; nothing that is about one image leaves here. When it is interrupted, what is
-    done stays recorded and the same call goes on from there.
+    Raises UsageError, ModelRefused or OutputError; nothing that is about one image leaves here. When it is interrupted,
+    what is done stays recorded and the same call goes on from there.
     """
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     plan = plan_run(settings)
@@ -192,9 +192,9 @@ def _one_input(run: Run, file: InputFile) -> Record:
         boxes = None if run.boxes is None else run.boxes.get(file.relative.as_posix(), ())
         key = _work_key(run, digest, boxes)
         earlier = run.ledger.find(source)
-        if earlier is not None and earlier[0] == key and earlier[1]["status"] == "ok":
-            if all_there(run.settings.output, earlier[1]):
-                return earlier[1]
+        still_valid = earlier is not None and earlier[0] == key and earlier[1]["status"] == "ok"
+        if earlier is not None and still_valid and all_there(run.settings.output, earlier[1]):
+            return earlier[1]
         run.discard(source)
         record, thumbnail = _segmented(run, file, boxes)
     except Exception as error:

@@ -139,14 +139,15 @@ def preprocess(
 
 
 def check_cleaning(spec: InputSpec) -> None:
-    """Raise ModelRefused when the spec names a cleaning step, or a parameter of one, that this runtime does not know."""
+    """Raise ModelRefused when the spec names a cleaning step or a parameter that this runtime does not know."""
     for step in spec.cleaning:
         if step.name not in STEPS:
             raise ModelRefused(f"unknown cleaning step {step.name!r}; this runtime knows {', '.join(STEPS)}")
         known = list(signature(STEPS[step.name]).parameters)[1:]
         unknown = sorted(set(step.parameters) - set(known))
         if unknown:
-            raise ModelRefused(f"the cleaning step {step.name!r} has no {', '.join(unknown)}; it takes {', '.join(known)}")
+            takes = ", ".join(known)
+            raise ModelRefused(f"the cleaning step {step.name!r} has no {', '.join(unknown)}; it takes {takes}")
 
 
 def normalise(grid: np.ndarray, spec: InputSpec) -> np.ndarray:
@@ -164,7 +165,8 @@ def roi_window(box: Box, margin: float, image_rows: int, image_columns: int) -> 
     """
     size = f"the picture of {image_columns} x {image_rows} pixels"
     if max(box.width, box.height) > 2 * max(image_columns, image_rows):
-        raise UnsuitableImage(f"the box of {box.width:g} x {box.height:g} is far larger than {size}: was it drawn on this file?")
+        drawn = f"the box of {box.width:g} x {box.height:g}"
+        raise UnsuitableImage(f"{drawn} is far larger than {size}: was it drawn on this file?")
     if box.x >= image_columns or box.y >= image_rows or box.x + box.width <= 0 or box.y + box.height <= 0:
         raise UnsuitableImage(f"the box {box.x:g},{box.y:g},{box.width:g},{box.height:g} lies outside {size}")
     side = max(8, round((1 + 2 * margin) * max(box.width, box.height)))
@@ -180,7 +182,7 @@ def _working_copy(image: Mammogram, window: Rectangle, side_px: int) -> np.ndarr
     factor = side_px / max(window.rows, window.columns)
     if factor < 1:
         pixels = _resize(pixels, max(1, round(window.rows * factor)), max(1, round(window.columns * factor)))
-    return np.clip(pixels.astype(np.float32) * np.float32(1 / image.white), 0, 1)
+    return np.asarray(np.clip(pixels.astype(np.float32) * np.float32(1 / image.white), 0, 1))
 
 
 def _breast_crop(breast: np.ndarray, margin: float) -> Rectangle:

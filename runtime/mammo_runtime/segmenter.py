@@ -60,8 +60,8 @@ def segment(
 ) -> Segmentation:
     """Segment one image; `boxes` (original pixels) are needed in ROI mode and refused in FULL mode.
 
-    Raises UnsuitableImage (no box, or one outside the picture), InferenceFailed (NaN or infinite output, or outside 0..1),
-    ModelRefused (a task this runtime has no post-processing for).
+    Raises UnsuitableImage (no box, or one outside the picture), InferenceFailed (NaN or infinite output, or outside
+    0..1), ModelRefused (a task this runtime has no post-processing for).
     """
     if spec.task not in _POSTPROCESSING:
         known = ", ".join(task.value for task in _POSTPROCESSING)
@@ -86,7 +86,7 @@ def segment(
 
 
 def _infer(session: Session, batch: np.ndarray, spec: ModelSpec) -> np.ndarray:
-    """Run float32 [N, C, H, W] in parts of `MAX_BATCH`; returns float32 [N, classes, H, W], proved to be probabilities."""
+    """Run float32 [N, C, H, W] in parts of `MAX_BATCH`; returns [N, classes, H, W], proved to be probabilities."""
     outputs = np.concatenate([session.run(batch[k : k + MAX_BATCH]) for k in range(0, len(batch), MAX_BATCH)])
     expected = (len(batch), len(spec.classes), spec.input.height, spec.input.width)
     if outputs.shape != expected:

@@ -151,7 +151,8 @@ class ModelSpec:
             known["precision"], known["classes"] = Precision(known["precision"]), tuple(known["classes"])
             return cls(input=InputSpec(**raw_input), **known)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelRefused(f"the model's spec is not valid ({type(error).__name__}: {error}). Export the model again.") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise ModelRefused(f"the model's spec is not valid ({reason}). Export the model again.") from error
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> ModelSpec:

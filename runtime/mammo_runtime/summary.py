@@ -81,4 +81,3 @@ def write_tables(output: Path, ledger: Ledger, sources: Sequence[bytes], summary
     # The report asks for a picture while it writes that record's card, so the latest record is the one meant.
     write_report(output / "report.html", summary, records(), lambda _: ledger.thumbnail(latest[0]))
     write_text(output / "run.json", json.dumps(summary, indent=1, ensure_ascii=True) + "\n")
-

@@ -1,105 +1,13 @@
-"""One export for the whole session, of a tiny network with random weights, and phantoms to prove it on."""
+"""Fixtures of the export tests, which need torch and onnx and are left out where these are not installed."""
 
 from __future__ import annotations
 
-import csv
-import json
-from dataclasses import replace
-from pathlib import Path
+from importlib.util import find_spec
 
-import cv2
-import numpy as np
-import pytest
+collect_ignore_glob: list[str] = []
+if find_spec("torch") and find_spec("onnx"):
+    from tiny_export import collection, exported, exported_roi, one_thread, rows, run_folder
 
-torch = pytest.importorskip("torch", reason="the exporter needs the training environment")
-pytest.importorskip("onnx", reason="the exporter needs onnx")
-
-from export_faults import Exported
-from mammo_export.to_onnx import add_activation, logits_graph_from_network, with_parent
-from mammo_runtime.hashing import file_sha256
-from mammo_runtime.preprocess import preprocess
-from mammo_runtime.readers import read_image
-from mammo_runtime.spec import InputMode, InputSpec, ModelSpec
-from mammo_train import checkpoint, models
-from mammo_train.index import IndexRow, read_index
-
-ARCHITECTURE = "mobilenetv2_resunet"
-ROWS, COLUMNS = 200, 160
-LESIONS = ([(50, 90)], [(40, 60), (60, 140)], [(70, 110)], [], [(45, 100)])
-"""Centres (x, y) of the blobs of each phantom."""
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five phantoms with blobs: p0 to p3 in fold 1 (p1 has two masses, p3 none), p4 in fold 2."""
-    root = tmp_path_factory.mktemp("phantoms")
-    rng = np.random.default_rng(3)
-    rows = []
-    for number in range(5):
-        picture = np.zeros((ROWS, COLUMNS), np.float32)
-        cv2.ellipse(picture, (0, ROWS // 2), (120, 90), 0, 0, 360, 0.4, -1)
-        picture[picture > 0] += rng.normal(0, 0.03, int((picture > 0).sum()))
-        mask = np.zeros((ROWS, COLUMNS), np.uint8)
-        for centre in LESIONS[number]:
-            cv2.circle(mask, centre, 10 + number, 255, -1)
-        picture = cv2.GaussianBlur(picture + 0.4 * (mask > 0), (0, 0), 2)
-        cv2.imwrite(str(root / f"p{number}.png"), np.clip(picture * 255, 0, 255).astype(np.uint8))
-        cv2.imwrite(str(root / f"p{number}_mask.png"), mask)
-        kind, fold = ("normal" if number == 3 else "mass"), (2 if number == 4 else 1)
-        rows.append([f"p{number}.png", "" if number == 3 else f"p{number}_mask.png", f"patient{number}", fold, kind])
-    with (root / "index.csv").open("w", newline="") as stream:
-        csv.writer(stream).writerows([["image", "mask", "patient", "fold", "kind"], *rows])
-    return root
-
-
-@pytest.fixture(scope="session")
-def rows(collection: Path) -> tuple[IndexRow, ...]:
-    """Index rows of fold 1: two phantoms with one mass, one with two, one without."""
-    return tuple(row for row in read_index(collection / "index.csv", collection) if row.fold == 1)
-
-
-@pytest.fixture(scope="session")
-def run_folder(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a 64x64 network whose random weights are scaled so that it draws masks."""
-    torch.manual_seed(4)
-    torch.set_num_threads(1)
-    network = models.build(ARCHITECTURE).eval()
-    size = InputSpec(height=64, width=64)
-    picture = torch.from_numpy(preprocess(read_image(collection / "p0.png"), size)[0])
-    with torch.no_grad():
-        values = network(picture)
-        network.head.weight *= 1 / values.std()
-        network.head.bias.copy_(-(network(picture) - network.head.bias).quantile(0.8))
-    run = tmp_path_factory.mktemp("runs") / "tiny"
-    run.mkdir()
-    checkpoint.save_model(run, network.state_dict())
-    spec = ModelSpec("tiny", ARCHITECTURE, input=size, toolkit_version="test", licence="Phantoms: no conditions.")
-    checkpoint.save_spec(run, replace(spec, parent_sha256=checkpoint.weights_sha256(run)))
-    index = collection / "index.csv"
-    places = {"index": str(index), "root": str(collection), "index_sha256": file_sha256(index)}
-    (run / "data.json").write_text(json.dumps(places))
-    (run / "MODEL_CARD.md").write_text("# tiny\n")
-    (run / "metrics.json").write_text('{"validation": {"dice": 0.5}}\n')
-    return run
-
-
-@pytest.fixture(scope="session")
-def exported(run_folder: Path) -> Exported:
-    """The run's graph, made once for all tests (about ten seconds)."""
-    network, trained = checkpoint.load_model(run_folder)
-    spec = with_parent(trained, checkpoint.weights_sha256(run_folder))
-    logits = logits_graph_from_network(network, spec)
-    return Exported(network, spec, logits, add_activation(logits, spec))
-
-
-@pytest.fixture(scope="session")
-def exported_roi(exported: Exported) -> Exported:
-    """The same network, taken for one that looks at windows round boxes; it answers less there, hence the threshold."""
-    windows = replace(exported.spec.input, mode=InputMode.ROI)
-    spec = replace(exported.spec, name="tiny-roi", input=windows, threshold=0.3)
-    return Exported(exported.network, spec, exported.logits, add_activation(exported.logits, spec))
+    __all__ = ["collection", "exported", "exported_roi", "one_thread", "rows", "run_folder"]
+else:
+    collect_ignore_glob = ["test_*.py"]

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
-
-onnx = pytest.importorskip("onnx")
 
 from mammo_export import bundle as bundle_module
 from mammo_export.bundle import ProvenGraph, check_target, git_commit, toolchain, write_bundle
@@ -97,13 +96,10 @@ def test_a_bundle_opens_with_the_runtime(tmp_path: Path, run: Path) -> None:
     np.testing.assert_array_equal(answer, np.full((2, 1, 8, 8), 0.5, np.float32))
 
 
-def test_the_runs_own_licence_and_older_card_name_are_taken(tmp_path: Path, run: Path) -> None:
+def test_the_runs_own_licence_goes_before_the_specs(tmp_path: Path, run: Path) -> None:
     (run / "LICENSE-WEIGHTS.md").write_text("The run's own words.\n")
-    (run / "MODEL_CARD.md").rename(run / "renamed")
-    (run / "renamed").rename(run / "model_card.md")
     write(tmp_path / "dot", run)
     assert (tmp_path / "dot" / "LICENSE-WEIGHTS.md").read_text() == "The run's own words.\n"
-    assert (tmp_path / "dot" / "MODEL_CARD.md").read_text() == "# dot\n"
 
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path, run: Path) -> None:

@@ -12,11 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-onnx = pytest.importorskip("onnx")
-
-from export_faults import Exported, changed_weight
 from mammo_export import steps
 from mammo_export.cli import main
 from mammo_export.gates import MAX_LOGIT_ERROR
@@ -25,13 +23,17 @@ from mammo_runtime.bundle import load_model
 from mammo_runtime.errors import ExitCode
 from mammo_runtime.spec import Precision
 from mammo_train import checkpoint
+from tiny_export import Exported, changed_weight
 
 ROOT = Path(__file__).parents[2]
+Call = Callable[..., tuple[int, str, str]]
 HEAVY = {"torch", "onnx", "onnxruntime", "numpy", "cv2", "mammo_train"}
 
 
 @pytest.fixture(scope="session")
-def shipped(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def shipped(
+    run_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A bundle written by the real command in a process of its own, with what it printed."""
     target = tmp_path_factory.mktemp("bundles") / "tiny"
     paths = os.pathsep.join(str(ROOT / room) for room in ("runtime", "train", "export"))
@@ -51,11 +53,12 @@ def bundle(shipped: tuple[Path, object], tmp_path: Path) -> Path:
 @pytest.fixture
 def in_process(
     exported: Exported, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
+) -> Call:
     """Run the command with the session's export in place of a new one: (exit code, output, errors)."""
 
     def call(*arguments: object, logits: onnx.ModelProto = exported.logits) -> tuple[int, str, str]:
         monkeypatch.setattr(steps, "logits_graph_from_network", lambda network, spec: logits)
+        monkeypatch.setenv("GIT_DIR", os.devnull)  # as in `shipped`
         code = main([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -85,7 +88,7 @@ def test_another_process_makes_the_same_graph_byte_for_byte(shipped: tuple[Path,
 
 
 def test_the_default_command_may_be_named_or_not_in_any_order(
-    in_process: Callable[..., tuple[int, str, str]], run_folder: Path, tmp_path: Path
+    in_process: Call, run_folder: Path, tmp_path: Path
 ) -> None:
     assert in_process(run_folder, "-o", tmp_path / "a", "--limit", 1)[0] == ExitCode.DONE
     assert in_process("-o", tmp_path / "b", "--limit", "1", "-q", run_folder) == (ExitCode.DONE, "", "")
@@ -95,7 +98,7 @@ def test_the_default_command_may_be_named_or_not_in_any_order(
 
 
 def test_other_images_can_be_chosen(
-    in_process: Callable[..., tuple[int, str, str]], run_folder: Path, collection: Path, tmp_path: Path
+    in_process: Call, run_folder: Path, collection: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "index.csv").write_text((collection / "index.csv").read_text().replace("p4.png", "./p4.png"))
     chosen = ("--index", tmp_path / "index.csv", "--root", collection, "--fold", 2, "--json", "-q")
@@ -105,7 +108,7 @@ def test_other_images_can_be_chosen(
 
 
 def test_a_changed_weight_misses_the_gate_and_nothing_is_written(
-    in_process: Callable[..., tuple[int, str, str]], exported: Exported, run_folder: Path, tmp_path: Path
+    in_process: Call, exported: Exported, run_folder: Path, tmp_path: Path
 ) -> None:
     wrong = changed_weight(exported.logits, 0.5)
     code, output, errors = in_process(run_folder, "-o", tmp_path / "bundle", "-q", "--json", logits=wrong)
@@ -117,7 +120,7 @@ def test_a_changed_weight_misses_the_gate_and_nothing_is_written(
 
 
 def test_a_nan_weight_misses_the_gate_and_nothing_is_written(
-    in_process: Callable[..., tuple[int, str, str]], exported: Exported, run_folder: Path, tmp_path: Path
+    in_process: Call, exported: Exported, run_folder: Path, tmp_path: Path
 ) -> None:
     wrong = changed_weight(exported.logits, np.nan)
     code, _, errors = in_process(run_folder, "-o", tmp_path / "bundle", "-q", logits=wrong)
@@ -138,7 +141,7 @@ def test_a_nan_weight_misses_the_gate_and_nothing_is_written(
     ],
 )
 def test_a_wrong_call_is_told_in_one_line(
-    in_process: Callable[..., tuple[int, str, str]],
+    in_process: Call,
     run_folder: Path,
     tmp_path: Path,
     change: Callable[[Path], object],
@@ -153,10 +156,11 @@ def test_a_wrong_call_is_told_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["/nowhere", "-o", "x"], ["."], [".", "-o", "x", "--limit", "0"], ["verify", "/nowhere"], ["--wat"]]
+    "arguments",
+    [[], ["/nowhere", "-o", "x"], ["."], [".", "-o", "x", "--limit", "0"], ["verify", "/nowhere"], ["--wat"]],
 )
 def test_a_misspelt_call_is_told_in_one_line(
-    in_process: Callable[..., tuple[int, str, str]], arguments: list[str]
+    in_process: Call, arguments: list[str]
 ) -> None:
     code, output, errors = in_process(*arguments)
     assert (code, output, errors.count("\n")) == (ExitCode.USAGE, "", 1)
@@ -164,7 +168,7 @@ def test_a_misspelt_call_is_told_in_one_line(
 
 
 def test_a_fold_without_images_is_told(
-    in_process: Callable[..., tuple[int, str, str]], run_folder: Path, tmp_path: Path
+    in_process: Call, run_folder: Path, tmp_path: Path
 ) -> None:
     code, _, errors = in_process(run_folder, "-o", tmp_path / "bundle", "--fold", 4)
     assert code == ExitCode.USAGE
@@ -173,7 +177,7 @@ def test_a_fold_without_images_is_told(
 
 @pytest.mark.parametrize("verbose", [False, True])
 def test_an_internal_error_shows_its_traceback_only_when_asked(
-    in_process: Callable[..., tuple[int, str, str]],
+    in_process: Call,
     run_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -191,7 +195,7 @@ def test_an_internal_error_shows_its_traceback_only_when_asked(
 
 
 def test_ctrl_c_leaves_nothing(
-    in_process: Callable[..., tuple[int, str, str]], run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    in_process: Call, run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt
@@ -204,7 +208,7 @@ def test_ctrl_c_leaves_nothing(
 
 
 def test_verify_repeats_everything_with_the_run(
-    in_process: Callable[..., tuple[int, str, str]], bundle: Path, run_folder: Path
+    in_process: Call, bundle: Path, run_folder: Path
 ) -> None:
     code, output, errors = in_process("verify", bundle, "--run", run_folder, "--json")
     assert code == ExitCode.DONE, errors
@@ -212,7 +216,7 @@ def test_verify_repeats_everything_with_the_run(
     assert json.loads(output)["parity"]["images"] == recorded["images"] == 4
 
 
-def test_verify_says_what_it_did_not_do(in_process: Callable[..., tuple[int, str, str]], bundle: Path) -> None:
+def test_verify_says_what_it_did_not_do(in_process: Call, bundle: Path) -> None:
     code, output, errors = in_process("verify", bundle, "--json")
     assert code == ExitCode.DONE
     assert json.loads(output)["parity"] is None
@@ -221,7 +225,7 @@ def test_verify_says_what_it_did_not_do(in_process: Callable[..., tuple[int, str
 
 @pytest.mark.parametrize("name", ["model.fp32.onnx", "MODEL_CARD.md"])
 def test_verify_refuses_a_changed_bit(
-    in_process: Callable[..., tuple[int, str, str]], bundle: Path, name: str
+    in_process: Call, bundle: Path, name: str
 ) -> None:
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -231,7 +235,7 @@ def test_verify_refuses_a_changed_bit(
     assert name in errors
 
 
-def test_verify_refuses_a_missing_file(in_process: Callable[..., tuple[int, str, str]], bundle: Path) -> None:
+def test_verify_refuses_a_missing_file(in_process: Call, bundle: Path) -> None:
     (bundle / "metrics.json").unlink()
     code, _, errors = in_process("verify", bundle)
     assert code == ExitCode.MODEL_REFUSED
@@ -239,7 +243,7 @@ def test_verify_refuses_a_missing_file(in_process: Callable[..., tuple[int, str,
 
 
 def test_verify_refuses_the_run_of_another_model(
-    in_process: Callable[..., tuple[int, str, str]], bundle: Path, run_folder: Path, tmp_path: Path
+    in_process: Call, bundle: Path, run_folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(run_folder, tmp_path / "other")
     network, spec = checkpoint.load_model(tmp_path / "other")
@@ -251,7 +255,7 @@ def test_verify_refuses_the_run_of_another_model(
     assert "other weights" in errors
 
 
-def test_help_and_version_name_everything(in_process: Callable[..., tuple[int, str, str]]) -> None:
+def test_help_and_version_name_everything(in_process: Call) -> None:
     code, output, _ = in_process("--help")
     assert code == ExitCode.DONE
     for word in ("RUN -o BUNDLE", "--index", "--root", "--fold", "--limit", "--overwrite", "--json", "verify"):

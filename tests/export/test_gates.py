@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from export_faults import Altered, Exported, changed_weight
 from mammo_export.gates import (
     MAX_BATCH_DIFFERENCE,
     MAX_LOGIT_ERROR,
@@ -25,21 +25,24 @@ from mammo_export.steps import opened
 from mammo_runtime.errors import GateMissed, UsageError
 from mammo_train.index import IndexRow
 from mammo_train.torch_session import TorchSession
+from tiny_export import Altered, Exported, changed_weight
 
 Rows = tuple[IndexRow, ...]
 CLEAN = Parity(
-    reference="torch", measured="onnxruntime", images=4, windows=4, windows_with_mask=4, logit_error=1e-6,
-    logit_error_image="a", probability_error=1e-6, probability_error_image="f", equal_pixels=1.0, equal_pixels_image="b", batch_difference=0.0,
+    reference="torch", measured="onnxruntime", images=4, windows=4, windows_with_mask=4,
+    logit_error=1e-6, logit_error_image="a", probability_error=1e-6, probability_error_image="f",
+    equal_pixels=1.0, equal_pixels_image="b", batch_difference=0.0,
 )  # fmt: skip
 
 
-def measured(true: Exported, rows: Rows, **changes: object) -> Parity:
-    """Prove `true` against itself, with `logits`, `model` (graphs or `Altered` arguments) or `network` replaced."""
-    reference = TorchSession(changes.get("network", true.network), true.spec)  # type: ignore[arg-type]
-    logits, model = changes.get("logits", true.logits), changes.get("model", true.model)
-    with opened(logits) as logits_session, opened(model) as model_session:  # type: ignore[arg-type]
-        altered = Altered(model_session, **changes.get("altered", {}))  # type: ignore[arg-type]
-        return prove_parity(reference, logits_session, altered, rows)
+def measured(
+    true: Exported, rows: Sequence[IndexRow], altered: Mapping[str, Any] | None = None, **parts: Any
+) -> Parity:
+    """Prove `true` with some of its parts (network, logits, model) replaced and its answers `altered`."""
+    tried = replace(true, **parts)
+    reference = TorchSession(tried.network, true.spec)
+    with opened(tried.logits) as logits, opened(tried.model) as model:
+        return prove_parity(reference, logits, Altered(model, **altered or {}), rows)
 
 
 def test_a_true_graph_passes_on_whole_images(exported: Exported, rows: Rows) -> None:

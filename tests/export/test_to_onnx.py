@@ -10,12 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
-
-from export_faults import Exported, changed_weight
 from mammo_export.steps import opened
 from mammo_export.to_onnx import (
     MAX_IR_VERSION,
@@ -28,6 +26,7 @@ from mammo_export.to_onnx import (
 from mammo_runtime.errors import GateMissed
 from mammo_runtime.spec import ModelSpec
 from mammo_train.torch_session import TorchSession
+from tiny_export import Exported, changed_weight
 
 
 def test_form_is_what_old_engines_read(exported: Exported) -> None:

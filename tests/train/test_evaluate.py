@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ def test_roi_mode_judges_each_lesion_in_its_window(tmp_path: Path) -> None:
 
 def test_roi_mode_compares_with_the_whole_mask_of_the_window(tmp_path: Path) -> None:
     # The neighbour lies in the window but does not touch the box: it is not segmented, and so it is missed.
-    row = Drawing("i", "a").disc(50, 64, 12).disc(80, 64, 4, seen=True).row(tmp_path)
+    row = Drawing("i", "a").disc(50, 64, 12).disc(80, 64, 4).row(tmp_path)
     first = kinds(evaluate(EchoSession(), echo_spec(InputMode.ROI), [row]))["mass"]["items"][0]
     neighbour_px = int(cv2.countNonZero(cv2.circle(np.zeros((SIDE, SIDE), np.uint8), (64, 64), 4, 1, -1)))
     # The window ends at x = 75: 13 pixels round the disc's 25.
@@ -227,8 +228,6 @@ def test_least_area_is_measured_in_cells_not_pixels(tmp_path: Path) -> None:
 
 
 def test_the_choice_is_what_the_runtime_then_does(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     for mode in (InputMode.FULL, InputMode.ROI):
         rows = [
             Drawing(f"{mode.value}{k}", f"p{k}").disc(30, 30, 10).disc(95, 90, 9 + k, 150).row(tmp_path) for k in (0, 1)

@@ -48,7 +48,7 @@ def test_group_stands_in_for_patient_and_a_byte_order_mark_is_read(own: PhantomS
         (lambda t: t.replace(",p1_0,1,mass", ",,1,mass"), "index line 6: no patient or group"),
         (
             lambda t: t.replace("images/f0_1_mass", "images/gone"),
-            "index line 3: there is no file .*gone.png; is --root",
+            "line 3: there is no file .*gone.png; is --root",
         ),
         (lambda t: t.replace("masks/f0_1_mass", "masks/gone"), "index line 3: there is no file .*masks"),
         (lambda t: t.splitlines()[0] + "\n", "holds no images"),

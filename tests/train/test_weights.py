@@ -16,8 +16,6 @@ from mammo_train.models.mobilenetv2 import MobileNetV2Encoder
 from mammo_train.models.weights import has_folded_norms, load_encoder, reestimate_norms
 from training_phantoms import breast
 
-REAL = Path(__file__).parents[3] / "shared/data/weights/mobilenet_v2_imagenet_from_quant_fp16.pt"
-
 
 @pytest.fixture(scope="module")
 def images() -> torch.Tensor:
@@ -75,10 +73,9 @@ def test_batches_are_pooled_before_the_statistics_are_taken(images: torch.Tensor
         assert torch.allclose(first.float(), second.float(), rtol=1e-3, atol=1e-5), name
 
 
-@pytest.mark.skipif(not REAL.is_file(), reason="the project's shared weights are not beside this checkout")
-def test_the_real_folded_weights(images: torch.Tensor) -> None:
+def test_the_real_folded_weights(images: torch.Tensor, shared_data: Path) -> None:
     encoder = MobileNetV2Encoder()
-    load_encoder(encoder, REAL)
+    load_encoder(encoder, shared_data / "weights/mobilenet_v2_imagenet_from_quant_fp16.pt")
     assert has_folded_norms(encoder)
     assert all(p.dtype is torch.float32 for p in encoder.parameters())
     assert check_reestimation(encoder, images) < 0.5
@@ -100,7 +97,7 @@ def test_half_precision_files_load_as_float32(suffix: str, tmp_path: Path) -> No
 
 def test_a_file_without_the_encoders_tensors_is_refused(tmp_path: Path) -> None:
     save_file({"features.0.0.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "part.safetensors")
-    with pytest.raises(UsageError, match=r"part\.safetensors lacks 259"):
+    with pytest.raises(UsageError, match=r"part\.safetensors lacks 305"):
         load_encoder(MobileNetV2Encoder(), tmp_path / "part.safetensors")
 
 

@@ -170,7 +170,7 @@ def _windowed(pixels: np.ndarray) -> np.ndarray:
         return np.zeros(pixels.shape, np.uint8)
     low, high = (float(v) for v in np.percentile(tissue, (0.5, 99.8)))
     spread = (pixels.astype(np.float32) - low) * (255 / max(high - low, 1))
-    return np.clip(np.rint(spread), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(spread), 0, 255), np.uint8)
 
 
 def _role(fold: int, config: TrainConfig) -> str:

@@ -1,4 +1,4 @@
-"""A look into an ONNX file's bytes without the `onnx` package: does any tensor lie outside the file?
+"""A look into an ONNX file's bytes, without the `onnx` package, for tensors that lie outside the file.
 
 ONNX Runtime resolves external tensor data of a model given as bytes against the working directory and follows "../"
 (measured with 1.31), so such files are refused before it sees them. The field numbers are those of onnx.proto.

@@ -6,11 +6,7 @@ and without patient data; warnings of the libraries underneath are swallowed, be
 
 from __future__ import annotations
 
-import logging
 import stat
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mammo_runtime.errors import ImageError, UnreadableImage, UnsuitableImage
@@ -25,10 +21,10 @@ from mammo_runtime.readers.signature import (
     format_from_prefix,
     sniff,
 )
+from mammo_runtime.readers.silence import silenced
 
 __all__ = ["ReadOptions", "read_image", "sniff"]
 
-_TALKATIVE_LOGGERS = ("pydicom", "pylibjpeg", "openjpeg")
 _DEFAULTS = ReadOptions()
 
 
@@ -42,7 +38,7 @@ def read_image(path: Path, options: ReadOptions = _DEFAULTS) -> Mammogram:
     (sound, but not what this model may be shown); nothing else but KeyboardInterrupt and SystemExit.
     """
     try:
-        with _silenced():
+        with silenced():
             return _read(Path(path), options)
     except (ImageError, KeyboardInterrupt, SystemExit):
         raise
@@ -99,19 +95,3 @@ def _sentence_from(error: BaseException) -> str:
     if isinstance(error, RecursionError):
         return "its structure is nested too deeply: the file is damaged or hostile"
     return f"the file is damaged: reading it ended in {type(error).__name__}"
-
-
-@contextmanager
-def _silenced() -> Iterator[None]:
-    """Swallow warnings and log lines of the reading libraries: they quote header values verbatim."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE_LOGGERS]
-    before = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL + 1)  # their child loggers inherit it
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, before):
-                logger.setLevel(level)

@@ -28,6 +28,10 @@ def serve(memory_limit_bytes: int) -> None:
     requests = sys.stdin.buffer
     # Codecs print to standard output; keep the answers' pipe for ourselves and give them the null device.
     answers = os.fdopen(os.dup(1), "wb")
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.setmode(answers.fileno(), os.O_BINARY)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     warnings.simplefilter("ignore")

@@ -117,7 +117,7 @@ def call(request: Mapping[str, Any], payload: bytes, timeout_s: float = TIMEOUT_
             if _child is not None and not _child.is_running():
                 shut_down()  # it died between two files: not this file's fault
             if _child is None:
-                _child = _Child()
+                _child = _start()
             answer, pixels = _child.exchange(request, payload, timeout_s)
         except TimeoutError:
             shut_down()
@@ -134,6 +134,13 @@ def call(request: Mapping[str, Any], payload: bytes, timeout_s: float = TIMEOUT_
         raise UnreadableImage(str(answer["error"]))
     array = np.frombuffer(pixels, np.dtype(str(answer["dtype"])))
     return array.reshape(answer["shape"])
+
+
+def _start() -> _Child:
+    try:
+        return _Child()
+    except OSError as error:
+        raise UnreadableImage(f"the decoder process cannot be started: {error.strerror or error}") from None
 
 
 def child_pid() -> int | None:

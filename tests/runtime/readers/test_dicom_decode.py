@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from pydicom.encaps import encapsulate
-
 from mammo_runtime.errors import ImageError, UnreadableImage
 from mammo_runtime.mammogram import Mammogram
 from mammo_runtime.readers import dicom_decode, isolation, read_image
 from phantoms import dicom_mg, make_phantom, write_dicom_mg
+from pydicom.encaps import encapsulate
 
 PIXELS = make_phantom(4, 128, 96).pixels
 JPEG = "1.2.840.10008.1.2.4."
@@ -68,7 +67,10 @@ def test_jpeg_baseline(tmp_path: Path) -> None:
     assert np.abs(image.pixels // 257 - pixels.astype(int)).max() <= 8
 
 
-@pytest.mark.parametrize(("syntax", "words"), [(JPEG + "51", "12-bit lossy JPEG"), (JPEG + "55", "has no decoder here"), (JPEG + "102", "has no decoder here")])
+@pytest.mark.parametrize(
+    ("syntax", "words"),
+    [(JPEG + "51", "12-bit lossy JPEG"), (JPEG + "55", "has no decoder here"), (JPEG + "102", "has no decoder here")],
+)
 def test_syntaxes_without_decoder_are_named(tmp_path: Path, syntax: str, words: str) -> None:
     ds = dicom_mg(PIXELS)
     ds.file_meta.TransferSyntaxUID = syntax
@@ -155,7 +157,9 @@ def test_uncompressed_files_start_no_decoder_process(tmp_path: Path) -> None:
 def test_memory_of_a_full_size_mammogram(tmp_path: Path, syntax: str) -> None:
     """28 MB stored and 28 MB of pixels, plus little: no floating-point or 8-byte copy of the picture."""
     big = np.tile(make_phantom(1, 583, 383).pixels, (8, 8))[:4664, :3064]
-    path = write_dicom_mg(tmp_path / "big.dcm", big, transfer_syntax=syntax, window=None, overrides={"PresentationLUTShape": None})
+    path = write_dicom_mg(
+        tmp_path / "big.dcm", big, transfer_syntax=syntax, window=None, overrides={"PresentationLUTShape": None}
+    )
     small = write_dicom_mg(tmp_path / "small.dcm", PIXELS, transfer_syntax=syntax)
     code = (
         # Not ru_maxrss: across exec it keeps the peak of the process that forked, here pytest's.

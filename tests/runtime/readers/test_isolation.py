@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from mammo_runtime.errors import UnreadableImage
 from mammo_runtime.readers import isolation, read_image
 from phantoms import make_phantom, write_dicom_mg
