@@ -6,6 +6,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
 from mammo_runtime.phantom import Lesion, Phantom, make_phantom, write_demo_folder
 from mammo_runtime.phantom_dicom import dicom_mg, write_dicom_mg
 

@@ -79,4 +79,4 @@ def tiny_spec(mode: InputMode = InputMode.FULL, **changes: object) -> ModelSpec:
 
 def tiny_config(**changes: object) -> TrainConfig:
     """Return settings for a run of seconds."""
-    return TrainConfig(**{"epochs": 2, "frozen_epochs": 1, "batch_size": 4, "ema_decay": 0.5, "rate": 1e-3, **changes})  # type: ignore[arg-type]
+    return TrainConfig(**{"epochs": 2, "frozen_epochs": 1, "batch_size": 4, "ema_decay": 0.5, "rate": 5e-4, **changes})  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ def test_a_run_leaves_weights_spec_settings_and_log(finished_run: Path) -> None:
     assert training["train_images_by_kind"] == {"mass": 6, "findings": 3, "normal": 3}
     with (finished_run / "log.csv").open(newline="") as stream:
         log = list(csv.DictReader(stream))
-    assert [(row["epoch"], row["phase"], float(row["rate"])) for row in log] == [("1", "1", 1e-3), ("2", "2", 1e-3)]
+    assert [(row["epoch"], row["phase"], float(row["rate"])) for row in log] == [("1", "1", 1e-3), ("2", "2", 5e-4)]
     best = max(log, key=lambda row: float(row["validation_dice"]))
     assert training["best_epoch"] == int(best["epoch"])
     assert training["validation_dice_grid"] == pytest.approx(float(best["validation_dice"]), abs=1e-4)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
+
 from mammo_runtime.errors import ImageError, UnreadableImage, UnsuitableImage
 from mammo_runtime.mammogram import Laterality, Mammogram, Modality, View
 from mammo_runtime.readers import ReadOptions, read_image
 from phantoms import dicom_mg, make_phantom, write_dicom_mg
-from pydicom.dataset import Dataset
 
 PIXELS = make_phantom(1, 64, 48).pixels
 STORAGE = "1.2.840.10008.5.1.4.1.1."

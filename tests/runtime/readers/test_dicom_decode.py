@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from pydicom.encaps import encapsulate
+
 from mammo_runtime.errors import ImageError, UnreadableImage
 from mammo_runtime.mammogram import Mammogram
 from mammo_runtime.readers import dicom_decode, isolation, read_image
 from phantoms import dicom_mg, make_phantom, write_dicom_mg
-from pydicom.encaps import encapsulate
 
 PIXELS = make_phantom(4, 128, 96).pixels
 JPEG = "1.2.840.10008.1.2.4."

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
+
 from mammo_runtime.errors import ImageError, UnreadableImage, UnsuitableImage
 from mammo_runtime.mammogram import Mammogram
 from mammo_runtime.readers import dicom_source, read_image
@@ -138,15 +140,24 @@ def test_header_larger_than_the_limit(tmp_path: Path, monkeypatch: pytest.Monkey
         read_mg(tmp_path)
 
 
+def with_name_in_the_wrong_place(folder: Path) -> Path:
+    """Write a file whose character set is a patient's name: pydicom quotes it in a warning on reading."""
+    path = write_dicom_mg(folder / "a.dcm", PIXELS, overrides={"SpecificCharacterSet": "ISO_IR 100"})
+    path.write_bytes(path.read_bytes().replace(b"ISO_IR 100", b"DOE^JANE19"))
+    return path
+
+
 def test_patient_data_never_reaches_messages_or_warnings(
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     recwarn: pytest.WarningsRecorder,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    path = write_dicom_mg(tmp_path / "a.dcm", PIXELS, overrides={"PatientBirthDate": "19500101"})
-    content = path.read_bytes().replace(b"19500101", b"DOE^JANE")
-    path.write_bytes(content.replace(b"DS\x04\x000.07", b"DS\x04\x00DOE "))
+    path = with_name_in_the_wrong_place(tmp_path)
+    with pytest.warns(UserWarning, match="DOE"):  # what pydicom says when nobody stops it
+        pydicom.dcmread(path)
+    caplog.clear()
+    recwarn.clear()
     image = read_image(path)
     assert "DOE" not in repr(image.notes)
     assert not recwarn.list
@@ -176,8 +187,7 @@ def test_mutated_headers_never_escape(tmp_path: Path) -> None:
 def test_reading_in_threads_is_silent_and_restores_the_warning_filters(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
 ) -> None:
-    path = write_dicom_mg(tmp_path / "a.dcm", PIXELS, overrides={"PatientBirthDate": "19500101"})
-    path.write_bytes(path.read_bytes().replace(b"19500101", b"DOE^JANE"))
+    path = with_name_in_the_wrong_place(tmp_path)
     before, level = list(warnings.filters), logging.getLogger("pydicom").level
     with ThreadPoolExecutor(4) as pool:
         images = list(pool.map(read_image, [path] * 12))

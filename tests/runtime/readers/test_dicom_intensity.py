@@ -8,11 +8,12 @@ from typing import Any
 import highdicom
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset
+
 from mammo_runtime.errors import UnreadableImage
 from mammo_runtime.mammogram import Mammogram
 from mammo_runtime.readers import ReadOptions, read_image
 from phantoms import make_phantom, write_dicom_mg
-from pydicom.dataset import Dataset
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 PHANTOM = make_phantom(2, 96, 80).pixels

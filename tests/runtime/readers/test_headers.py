@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mammo_runtime.errors import UnreadableImage
 from mammo_runtime.readers.headers import read_header
 

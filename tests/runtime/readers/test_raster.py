@@ -10,11 +10,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+
 from mammo_runtime.errors import ImageError, UnreadableImage, UnsuitableImage
 from mammo_runtime.mammogram import Modality
 from mammo_runtime.readers import ReadOptions, read_image
 from phantoms import make_phantom, write_jpeg, write_pgm, write_png, write_tiff
-from PIL import Image
 
 PHANTOM = make_phantom(3, 96, 80)
 EIGHT_BIT = (PHANTOM.pixels >> 4).astype(np.uint8)

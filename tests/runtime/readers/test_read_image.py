@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mammo_runtime.errors import ImageError, UnreadableImage, UnsuitableImage
 from mammo_runtime.readers import read_image, sniff
 from phantoms import make_phantom, write_png
