@@ -23,7 +23,8 @@ def bash_lines() -> list[str]:
 def help_of(*command: str) -> str:
     module = COMMANDS[command[0]]
     paths = [str(ROOT / room) for room in ("runtime", "train", "export")]
-    code = f"import sys; sys.path[:0] = {paths!r}; from {module} import main; sys.argv = {[*command, '--help']!r}; main()"
+    start = f"import sys; sys.path[:0] = {paths!r}; sys.argv = {[*command, '--help']!r}"
+    code = f"{start}; from {module} import main; sys.exit(main())"
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
@@ -63,7 +64,8 @@ def test_exit_codes_are_those_of_the_code() -> None:
 def test_the_numbers_are_those_of_the_bundled_metrics() -> None:
     script = ROOT / "benchmarks" / "readme_results.py"
     specification = importlib.util.spec_from_file_location("readme_results", script)
-    assert specification is not None and specification.loader is not None
+    assert specification is not None
+    assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     assert module.results_section() in README

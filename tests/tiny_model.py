@@ -83,14 +83,17 @@ def save(path: Path, pixels: np.ndarray | None = None) -> Path:
 
 def command(*arguments: object) -> list[str | bytes]:
     """Return the command line of `mammo-infer`."""
-    return [sys.executable, "-m", "mammo_runtime.cli", *(os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in arguments)]
+    return [
+        sys.executable,
+        "-m",
+        "mammo_runtime.cli",
+        *(os.fspath(a) if isinstance(a, os.PathLike) else str(a) for a in arguments),
+    ]
 
 
 def infer(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run `mammo-infer` as its own process; it must never show a traceback."""
-    done = subprocess.run(
-        command(*arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=120, **options
-    )
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=120, **options)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

@@ -55,7 +55,8 @@ class Mammogram:
     spacing_mm: tuple[float, float] | None = None
     """Distance of pixel centres (rows, columns) in mm; None when nobody stated it."""
     spacing_source: str = "none"
-    """Where the spacing comes from: "user", "PixelSpacing", "ImagerPixelSpacing/ERMF", "ImagerPixelSpacing", "none"."""
+    """Where the spacing comes from: "user", "PixelSpacing", "ImagerPixelSpacing/ERMF", "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing" (digitised film), "none"."""
     laterality: Laterality | None = None
     view: View | None = None
     file_format: str = ""

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_model import ENVIRONMENT
 
 from mammo_runtime.atomic import PARTIAL_SUFFIX, remove_partial, whole_file, write_bytes, write_text
 from mammo_runtime.errors import OutputError
+from tiny_model import ENVIRONMENT
 
 
 def names(folder: Path) -> list[str]:

@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
-from tiny_model import TINY, tiny_spec, write_bundle, write_model
 
 from mammo_runtime import bundle as bundle_module
-from mammo_runtime.bundle import MANIFEST, LoadedModel, list_bundles, load_model, read_bundle
+from mammo_runtime.bundle import MANIFEST, LoadedModel, list_bundles, load_model
 from mammo_runtime.errors import ExitCode, ModelRefused
 from mammo_runtime.hashing import file_sha256
 from mammo_runtime.spec import CleaningStep, InputSpec, Precision
+from tiny_model import TINY, tiny_spec, write_bundle, write_model
 
 FP32 = Precision.FP32
 
@@ -80,7 +80,16 @@ def test_a_manifest_with_another_spec_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "{}", '{"schema_version": 1}', "[" * 100_000, '{"schema_version": 1, "files": [], "spec": {}}'],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        '{"schema_version": 1}',
+        "[" * 100_000,
+        '{"schema_version": 1, "files": [], "spec": {}}',
+    ],
 )
 def test_a_broken_manifest_is_refused(tmp_path: Path, text: str) -> None:
     folder = write_bundle(tmp_path / "b", tiny_spec())

@@ -95,9 +95,7 @@ def test_corners_connect() -> None:
 def test_a_ring_inside_a_ring_is_two_findings() -> None:
     mask = (ellipse(80, 100, 50, 50) & ~ellipse(80, 100, 40, 40)) | ellipse(80, 100, 20, 20)
     areas = sorted(f.area_px for f in find_findings(mask, flat(mask), None))
-    assert areas == sorted(
-        (int(ellipse(80, 100, 20, 20).sum()), int(mask.sum()) - int(ellipse(80, 100, 20, 20).sum()))
-    )
+    assert areas == sorted((int(ellipse(80, 100, 20, 20).sum()), int(mask.sum()) - int(ellipse(80, 100, 20, 20).sum())))
 
 
 @settings(max_examples=60, deadline=None)

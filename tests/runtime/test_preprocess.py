@@ -142,7 +142,9 @@ def test_coverage_never_drifts() -> None:
     assert np.abs(np.mean(shifts, axis=0)).max() < 0.01
 
 
-@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 4095), (np.uint16, 65535), (np.uint16, 1023)])
+@pytest.mark.parametrize(
+    ("dtype", "white"), [(np.uint8, 255), (np.uint16, 4095), (np.uint16, 65535), (np.uint16, 1023)]
+)
 def test_white_is_one_whatever_the_bit_depth(dtype: type, white: int) -> None:
     pixels = np.zeros((256, 256), dtype)
     pixels[:128] = white
@@ -234,7 +236,9 @@ def test_mode_and_box_must_fit() -> None:
         preprocess(picture, replace(PLAIN, mode=InputMode.ROI))
 
 
-@pytest.mark.parametrize("step", [CleaningStep("sharpen"), CleaningStep("gamma", {"power": 2}), CleaningStep("gamma", {"state": 1})])
+@pytest.mark.parametrize(
+    "step", [CleaningStep("sharpen"), CleaningStep("gamma", {"power": 2}), CleaningStep("gamma", {"state": 1})]
+)
 def test_an_unknown_step_or_parameter_is_refused(step: CleaningStep) -> None:
     with pytest.raises(ModelRefused, match=step.name):
         preprocess(mammogram(np.zeros((50, 50), np.uint8)), replace(PLAIN, cleaning=(step,)))

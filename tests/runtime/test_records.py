@@ -5,8 +5,8 @@ import json
 import cv2
 import numpy as np
 import pytest
-from fake_sessions import EchoSession, echo_spec
 
+from fake_sessions import EchoSession, echo_spec
 from mammo_runtime.bundle import LoadedModel
 from mammo_runtime.errors import InferenceFailed, UnsuitableImage
 from mammo_runtime.mammogram import Box, Laterality, Mammogram, View

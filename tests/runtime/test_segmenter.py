@@ -6,8 +6,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
-from fake_sessions import EchoSession, echo_spec
 
+from fake_sessions import EchoSession, echo_spec
 from mammo_runtime.errors import InferenceFailed, ModelRefused, UnsuitableImage, UsageError
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.segmenter import MAX_BATCH, OperatingPoint, segment

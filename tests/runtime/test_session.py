@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import TINY, field, tiny_spec, varint, with_metadata, write_model
 
 from mammo_runtime.backends.onnx_wire import has_external_data
 from mammo_runtime.errors import ExitCode, InferenceFailed, ModelRefused
 from mammo_runtime.session import SessionOptions, open_session
 from mammo_runtime.spec import METADATA_KEY, ModelSpec
+from tiny_model import TINY, field, tiny_spec, varint, with_metadata, write_model
 
 
 def batch(count: int = 1, side: int = 16) -> np.ndarray:
@@ -30,7 +30,13 @@ def test_it_runs_any_batch_and_tells_what_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [batch().astype(np.float64), batch().astype(np.uint8), batch()[:, :2], batch()[0], np.zeros((1, 3, 16), np.float32)],
+    [
+        batch().astype(np.float64),
+        batch().astype(np.uint8),
+        batch()[:, :2],
+        batch()[0],
+        np.zeros((1, 3, 16), np.float32),
+    ],
     ids=lambda a: f"{a.dtype}{a.shape}",
 )
 def test_a_wrong_batch_is_refused(wrong: np.ndarray) -> None:

@@ -5,11 +5,11 @@ import json
 from typing import Any
 
 import pytest
-from tiny_model import tiny_spec
 
 from mammo_runtime.errors import ExitCode, ModelRefused
 from mammo_runtime.mammogram import Modality
 from mammo_runtime.spec import METADATA_KEY, CleaningStep, InputMode, InputSpec, ModelSpec, Precision, Task
+from tiny_model import tiny_spec
 
 
 def full_spec() -> ModelSpec:

@@ -24,7 +24,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> PhantomSet:
 @pytest.fixture(scope="session")
 def finished_run(phantoms: PhantomSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs with frozen operating point and validation results. Read only: copy it before changing it."""
-    from mammo_train import results
+    from mammo_train import results, run_data
     from mammo_train.fit import fit
 
     run = tmp_path_factory.mktemp("run")
@@ -33,6 +33,6 @@ def finished_run(phantoms: PhantomSet, tmp_path_factory: pytest.TempPathFactory)
          "research_only": False}
     ]}, licence="Public domain.")  # fmt: skip
     fit(phantoms.rows(), spec, tiny_config(), run, report=lambda _line: None)
-    results.write_data_json(run, phantoms.index, phantoms.root)
+    run_data.write_data_json(run, phantoms.index, phantoms.root)
     results.freeze_operating_point(run, phantoms.rows(), lambda _line: None, phantoms.index)
     return run

@@ -12,7 +12,7 @@ import pytest
 from mammo_runtime.errors import UsageError
 from mammo_runtime.hashing import file_sha256
 from mammo_runtime.segmenter import segment
-from mammo_train import checkpoint, results
+from mammo_train import checkpoint, results, run_data
 from mammo_train.dataset import read_labelled
 from mammo_train.torch_session import TorchSession
 from training_phantoms import PhantomSet
@@ -46,7 +46,7 @@ def test_freezing_writes_spec_metrics_pictures_and_card(finished_run: Path, phan
     for name in ("curves.png", "cases_validation.png"):
         assert (finished_run / name).read_bytes().startswith(b"\x89PNG")
     assert "### validation" in (finished_run / "MODEL_CARD.md").read_text()
-    assert results.read_data_json(finished_run) == (phantoms.index.resolve(), phantoms.root.resolve())
+    assert run_data.read_data_json(finished_run) == (phantoms.index.resolve(), phantoms.root.resolve())
 
 
 def test_the_numbers_are_those_of_the_runtime(finished_run: Path, phantoms: PhantomSet) -> None:
@@ -104,8 +104,8 @@ def test_errors_name_what_is_missing(run: Path, phantoms: PhantomSet) -> None:
     with pytest.raises(UsageError, match=r"no fold 9; it has \[0, 1, 2, 3, 4\]"):
         results.evaluate_fold(run, phantoms.rows(), 9, silent)
     (run / "data.json").unlink()
-    with pytest.raises(UsageError, match="--index and --root"):
-        results.read_data_json(run)
+    with pytest.raises(UsageError, match="--index FILE --root DIR"):
+        run_data.read_data_json(run)
     (run / "config.json").unlink()
     with pytest.raises(UsageError, match=r"holds no config\.json"):
         results.evaluate_fold(run, phantoms.rows(), 0, silent)

@@ -56,10 +56,8 @@ def _affine(
     rows, columns = grid.shape
     angle = rng.uniform(-config.rotate_deg, config.rotate_deg)
     scale = 1 + rng.uniform(-config.scale_fraction, config.scale_fraction)
-    matrix = cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), angle, scale)
+    matrix = np.asarray(cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), angle, scale), np.float64)
     matrix[:, 2] += rng.uniform(-config.shift_fraction, config.shift_fraction, 2) * (columns, rows)
     moved = cv2.warpAffine(np.ascontiguousarray(grid), matrix, (columns, rows), flags=cv2.INTER_LINEAR)
-    moved_mask = cv2.warpAffine(
-        np.ascontiguousarray(mask, np.uint8), matrix, (columns, rows), flags=cv2.INTER_NEAREST
-    )
+    moved_mask = cv2.warpAffine(np.ascontiguousarray(mask, np.uint8), matrix, (columns, rows), flags=cv2.INTER_NEAREST)
     return moved, moved_mask.astype(bool)

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
-from mammo_runtime.atomic import whole_file, write_text
+from mammo_runtime.atomic import write_bytes, write_text
 from mammo_runtime.errors import UsageError
 from mammo_runtime.spec import ModelSpec
 from mammo_train import models
@@ -24,8 +24,7 @@ STATE = "state.safetensors"
 
 def save_model(run: Path, state_dict: dict[str, torch.Tensor]) -> None:
     """Write the weights of the best epoch."""
-    with whole_file(run / WEIGHTS) as path:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state_dict.items()}, path)
+    write_bytes(run / WEIGHTS, save({k: v.detach().cpu().contiguous() for k, v in state_dict.items()}))
 
 
 def save_spec(run: Path, spec: ModelSpec) -> None:
@@ -51,9 +50,8 @@ def weights_sha256(run: Path) -> str:
 
 def save_state(run: Path, tensors: dict[str, torch.Tensor], progress: dict[str, Any]) -> None:
     """Write everything a resumed run needs in one file, so that it is either of this epoch or of the last."""
-    with whole_file(run / STATE) as path:
-        contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        save_file(contiguous, path, metadata={"progress": json.dumps(progress)})
+    contiguous = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    write_bytes(run / STATE, save(contiguous, metadata={"progress": json.dumps(progress)}))
 
 
 def load_state(run: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:

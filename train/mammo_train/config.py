@@ -82,6 +82,8 @@ class TrainConfig:
             raise UsageError(f"training, validation and test folds overlap: {folds}")
         if not 0 <= self.frozen_epochs <= self.epochs:
             raise UsageError(f"frozen_epochs must lie in 0..epochs, got {self.frozen_epochs} of {self.epochs}")
+        if self.epochs < 1:
+            raise UsageError(f"epochs must be at least 1, got {self.epochs}")
         if self.batch_size < 1 or not 0 <= self.ema_decay < 1 or self.repeats < 1:
             raise UsageError("batch_size and repeats must be at least 1, ema_decay in 0..1")
 

@@ -247,7 +247,7 @@ def _lower_rate_on_plateau(progress: Progress, val_loss: float, config: TrainCon
     if val_loss < progress.best_loss:
         progress.best_loss, progress.loss_epoch = val_loss, progress.epoch
     elif progress.epoch - progress.loss_epoch >= config.plateau_patience:
-        progress.rate = max(config.min_rate, progress.rate * config.plateau_factor)
+        progress.rate = min(progress.rate, max(config.min_rate, progress.rate * config.plateau_factor))
         progress.loss_epoch = progress.epoch
 
 

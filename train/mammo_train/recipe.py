@@ -8,17 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mammo_runtime.spec import ModelSpec, Task
-from mammo_train import checkpoint, models, presets, results
+from mammo_train import checkpoint, models, presets, results, run_data
 from mammo_train.config import TrainConfig
 from mammo_train.data_notes import data_record, weights_licence
 from mammo_train.dataset import usable_rows
 from mammo_train.fit import Report
 from mammo_train.fit import fit as fit_network
 from mammo_train.index import read_index
-from mammo_train.models.mobilenetv2 import DECODER_CHANNELS
 
-WIDTHS: Mapping[str, tuple[int, ...]] = {"mobilenetv2_resunet": DECODER_CHANNELS}
-"""Filters of each network's decoder, deepest first."""
 REFERENCE_SIDE = 256
 """Grid at which networks are listed."""
 
@@ -67,7 +64,7 @@ def train(index: Path, root: Path, run: Path, choices: Choices, config: TrainCon
         licence=weights_licence(data, encoder_name),
     )
     fit_network(rows, spec, config, run, encoder, report, choices.initial)
-    results.write_data_json(run, index, root)
+    run_data.write_data_json(run, index, root)
     block = results.freeze_operating_point(run, rows, report, index)
     return [*results.summary_lines("validation", block), f"wrote {run}"]
 
@@ -80,7 +77,7 @@ def evaluate_run(
     Returns the block of `metrics.json` and the lines to print.
     """
     if index is None:
-        trained_index, trained_root = results.read_data_json(run)
+        trained_index, trained_root = run_data.read_data_json(run)
         index, root = trained_index, root or trained_root
     rows = read_index(index, root or index.parent)
     block = results.evaluate_fold(run, rows, fold, report, index)
@@ -95,7 +92,7 @@ def model_rows() -> list[dict[str, Any]]:
         {
             "name": name,
             "seed": known.study,
-            "widths": list(WIDTHS.get(name, ())),
+            "widths": list(known.widths),
             "input": f"{known.channels}x{REFERENCE_SIDE}x{REFERENCE_SIDE}",
             "outputs": 1,
             "parameters": known.parameters,

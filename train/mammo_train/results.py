@@ -26,7 +26,7 @@ from mammo_train.model_card import model_card
 from mammo_train.operating_point import choose_operating_point
 from mammo_train.torch_session import TorchSession
 
-METRICS, CARD, DATA, CONFIG = "metrics.json", "MODEL_CARD.md", "data.json", "config.json"
+METRICS, CARD, CONFIG = "metrics.json", "MODEL_CARD.md", "config.json"
 CASES = 6
 """Worst and best cases drawn."""
 
@@ -48,20 +48,6 @@ def read_metrics(run: Path) -> dict[str, Any]:
     stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     _, spec = checkpoint.load_model(run)
     return {name: block for name, block in stored.items() if isinstance(block, dict) and _is_current(block, run, spec)}
-
-
-def write_data_json(run: Path, index: Path, root: Path) -> None:
-    """Write where the images are, so that later steps (the exporter) find them again."""
-    places = {"index": str(index.resolve()), "root": str(root.resolve()), "index_sha256": file_sha256(index)}
-    write_text(run / DATA, json.dumps(places, indent=1) + "\n")
-
-
-def read_data_json(run: Path) -> tuple[Path, Path]:
-    """Return (index, root) of the images a run was trained on. Raises UsageError when they are not recorded."""
-    if not (run / DATA).is_file():
-        raise UsageError(f"{run} does not say where its images are; give --index and --root")
-    places = json.loads((run / DATA).read_text(encoding="utf-8"))
-    return Path(places["index"]), Path(places["root"])
 
 
 def freeze_operating_point(

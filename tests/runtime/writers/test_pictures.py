@@ -7,6 +7,7 @@ import tracemalloc
 import cv2
 import numpy as np
 import pytest
+
 from mammo_runtime.findings import find_findings
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.segmenter import Segmentation

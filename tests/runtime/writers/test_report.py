@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+
 from mammo_runtime.writers.pictures import thumbnail_jpeg
 from mammo_runtime.writers.report import DISCLAIMER, MAX_THUMBNAILS, relative_url, write_report
 from mammo_runtime.writers.tables import visible_text

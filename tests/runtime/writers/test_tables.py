@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from mammo_runtime.errors import OutputError
 from mammo_runtime.writers.tables import (
     CSV_COLUMNS,

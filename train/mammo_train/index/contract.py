@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mammo_runtime.errors import UsageError
+from mammo_runtime.hashing import file_sha256
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,10 @@ def check_leaks(rows: Iterable[IndexRow]) -> None:
     folds_of_content: dict[str, set[int]] = defaultdict(set)
     names: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        digest = hashlib.sha256(row.image.read_bytes()).hexdigest()
+        try:
+            digest = file_sha256(row.image)
+        except OSError as error:
+            raise UsageError(f"cannot read {row.image}: {error.strerror}") from error
         folds_of_group[row.group].add(row.fold)
         folds_of_content[digest].add(row.fold)
         names[digest].append(row.image.name)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from mammo_runtime.errors import UsageError
-from mammo_train.models.mobilenetv2 import MobileNetV2ResUNet
+from mammo_train.models.mobilenetv2 import DECODER_CHANNELS, MobileNetV2ResUNet
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,20 @@ class Architecture:
     """Trainable parameters with one class; a test builds the network and compares."""
     multiple: int
     """Height and width must be multiples of this."""
+    widths: tuple[int, ...] = ()
+    """Filters of the decoder, deepest first."""
     channels: int = 3
     summary: str = ""
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "mobilenetv2_resunet": Architecture(
-        MobileNetV2ResUNet, "004", 5_697_969, 32, summary="MobileNetV2 encoder, residual U-Net decoder"
+        MobileNetV2ResUNet,
+        "004",
+        5_697_969,
+        32,
+        widths=DECODER_CHANNELS,
+        summary="MobileNetV2 encoder, residual U-Net decoder",
     ),
 }
 

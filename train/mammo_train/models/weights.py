@@ -26,11 +26,14 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
     missing = sorted(set(wanted) - set(chosen))
     if missing:
         raise UsageError(f"{path.name} lacks {len(missing)} of the encoder's tensors, first {missing[0]}")
-    encoder.load_state_dict(chosen)
+    try:
+        encoder.load_state_dict(chosen)
+    except RuntimeError as error:
+        raise UsageError(f"{path.name} does not fit the encoder: {str(error).splitlines()[-1].strip()}") from error
 
 
 def has_folded_norms(module: nn.Module) -> bool:
-    """Tell whether every batch norm is written as the identity (mean 0, variance 1): its statistics were folded away."""
+    """Tell whether every batch norm has mean 0 and variance 1: its statistics were folded into the convolutions."""
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
     return bool(norms) and all(
         n.running_mean is not None
@@ -50,7 +53,7 @@ def reestimate_norms(module: nn.Module, batches: Iterable[torch.Tensor]) -> None
     throws folded pretrained scales away (cosine of features 0.003; afterwards 0.99999).
     """
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    sums = {n: (torch.zeros(n.num_features, dtype=torch.float64), torch.zeros(n.num_features, dtype=torch.float64)) for n in norms}
+    sums = {norm: torch.zeros(2, norm.num_features, dtype=torch.float64) for norm in norms}
     counts = dict.fromkeys(norms, 0)
 
     def record(norm: nn.BatchNorm2d, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -59,7 +62,7 @@ def reestimate_norms(module: nn.Module, batches: Iterable[torch.Tensor]) -> None
         sums[norm][1].add_(values.square().sum((0, 2, 3)).cpu())
         counts[norm] += values.numel() // values.shape[1]
 
-    hooks = [n.register_forward_pre_hook(record) for n in norms]  # type: ignore[arg-type]
+    hooks = [n.register_forward_pre_hook(record) for n in norms]
     was_training = module.training
     module.eval()
     for batch in batches:
@@ -70,7 +73,8 @@ def reestimate_norms(module: nn.Module, batches: Iterable[torch.Tensor]) -> None
     for norm in norms:
         mean = sums[norm][0] / counts[norm]
         variance = (sums[norm][1] / counts[norm] - mean.square()).clamp_min(1e-6)
-        assert norm.running_mean is not None and norm.running_var is not None
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         old_scale = norm.weight.double().cpu() / (norm.running_var.double().cpu() + norm.eps).sqrt()
         bias = norm.bias.double().cpu() + old_scale * (mean - norm.running_mean.double().cpu())
         norm.weight.copy_(old_scale * (variance + norm.eps).sqrt())
