@@ -23,9 +23,9 @@ not stated): what these models had to beat."""
 def results_section() -> str:
     """Return the section between the marks: fold 0, never looked at before everything was frozen."""
     lines = [
-        "Fold 0 of the splits beside the project (mini-MIAS film mammograms and CDD-CESM low-energy images): patients",
-        "never trained or selected on. By `mammo-train evaluate`, at original resolution; in brackets the 95 % bootstrap",
-        "interval over patients. n is small: read the intervals.",
+        "Fold 0 of the fixed splits (mini-MIAS film mammograms and CDD-CESM low-energy images): patients",
+        "never trained or selected on. By `mammo-train evaluate`, at original resolution; in brackets the 95 %",
+        "bootstrap interval over patients. n is small: read the intervals.",
         "",
         "| model | input | measured on | mean Dice | mean IoU | sensitivity (pixels) | plain baseline Dice |",
         "|---|---|---|---|---|---|---|",

@@ -66,7 +66,7 @@ def write_bundle(folder: Path, spec: ModelSpec, /, name: str = "model.fp32.onnx"
 
 
 def picture(discs: Sequence[tuple[int, int, int]] = ((60, 40, 12),), rows: int = 120, columns: int = 100) -> np.ndarray:
-    """Return a uint8 picture: a grey breast at the left edge with bright discs (row, column, radius), black elsewhere."""
+    """Return a uint8 picture: a grey breast at the left with bright discs (row, column, radius), else black."""
     pixels = np.zeros((rows, columns), np.uint8)
     cv2.ellipse(pixels, (0, rows // 2), (columns * 3 // 4, rows * 2 // 5), 0, 0, 360, 70, -1)
     for row, column, radius in discs:

@@ -42,12 +42,34 @@ def components(mask: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
     return count - 1, labels, stats
 
 
+def _occupied(mask: np.ndarray) -> tuple[slice, slice]:
+    """Return the part of a mask that is not empty: labels of a whole detector image would take 57 MB.
+
+    At least one pixel, since OpenCV crashes on an array without any.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return slice(0, 1), slice(0, 1)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _chosen(keep: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return keep[labels], by rows: NumPy turns all indices into 8 bytes each at once."""
+    chosen = np.empty(labels.shape, bool)
+    for row, of_row in zip(chosen, labels):
+        row[:] = keep[of_row]
+    return chosen
+
+
 def remove_small(mask: np.ndarray, min_area_px: float) -> np.ndarray:
     """Return the mask without components of fewer than `min_area_px` pixels."""
-    count, labels, stats = components(mask)
+    part = _occupied(mask)
+    count, labels, stats = components(mask[part])
     keep = np.zeros(count + 1, bool)
     keep[1:] = stats[1:, cv2.CC_STAT_AREA] >= min_area_px
-    return np.asarray(keep[labels])
+    kept = np.zeros(mask.shape, bool)
+    kept[part] = _chosen(keep, labels)
+    return kept
 
 
 def keep_touching(mask: np.ndarray, box: Box) -> np.ndarray:
@@ -58,7 +80,7 @@ def keep_touching(mask: np.ndarray, box: Box) -> np.ndarray:
     keep = np.zeros(count + 1, bool)
     keep[np.unique(labels[top:bottom, left:right])] = True
     keep[0] = False
-    return np.asarray(keep[labels])
+    return _chosen(keep, labels)
 
 
 def find_findings(
@@ -69,15 +91,31 @@ def find_findings(
     `spacing_mm` is (rows, columns). Axes are measured in millimetres on scaled contours, so that
     unequal spacings are right. Ordered by peak probability, highest first.
     """
-    count, labels, stats = components(mask)
-    found = [_measure(labels, stats[k], k, probability, spacing_mm, prompt_box) for k in range(1, count + 1)]
-    return ranked(found)
+    part = _occupied(mask)
+    count, labels, stats = components(mask[part])
+    here = probability[part]
+    found = [_measure(labels, stats[k], k, here, spacing_mm, prompt_box) for k in range(1, count + 1)]
+    return ranked(shifted(found, part[1].start, part[0].start))
 
 
 def ranked(found: Iterable[Finding]) -> tuple[Finding, ...]:
     """Return the findings ordered and numbered from 1: highest peak probability first, then largest, then topmost."""
     order = sorted(found, key=lambda f: (-f.peak_probability, -f.area_px, f.centroid_y, f.centroid_x))
     return tuple(replace(f, number=k) for k, f in enumerate(order, start=1))
+
+
+def shifted(found: Iterable[Finding], left: int, top: int) -> list[Finding]:
+    """Move findings measured in a part of a picture to the whole picture's coordinates."""
+    return [
+        replace(
+            f,
+            bounding_box=replace(f.bounding_box, x=f.bounding_box.x + left, y=f.bounding_box.y + top),
+            contour=tuple((x + left, y + top) for x, y in f.contour),
+            centroid_x=f.centroid_x + left,
+            centroid_y=f.centroid_y + top,
+        )
+        for f in found
+    ]
 
 
 def _measure(
@@ -91,8 +129,7 @@ def _measure(
     left, top, width, height, area = (int(v) for v in stats)
     part = np.s_[top : top + height, left : left + width]
     component = labels[part] == label
-    values = probability[part][component]
-    ys, xs = np.nonzero(component)
+    values = probability[part]
     contours, _ = cv2.findContours(component.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     corners = max(contours, key=cv2.contourArea).reshape(-1, 2) + np.array((left, top))
     long_px, short_px = _axes(corners, 1.0, 1.0)
@@ -104,16 +141,17 @@ def _measure(
         number=0,
         bounding_box=Box(left, top, width, height),
         contour=tuple((int(x), int(y)) for x, y in corners),
-        centroid_x=left + float(xs.mean()),
-        centroid_y=top + float(ys.mean()),
+        centroid_x=left + float(component.sum(axis=0) @ np.arange(width)) / area,
+        centroid_y=top + float(component.sum(axis=1) @ np.arange(height)) / area,
         area_px=area,
         area_mm2=area_mm2,
         long_axis_mm=long_mm,
         short_axis_mm=short_mm,
         long_axis_px=long_px,
         short_axis_px=short_px,
-        mean_probability=float(values.mean(dtype=np.float64)),  # float32 sums can end above the peak
-        peak_probability=float(values.max()),
+        # In double precision: a sum of float32 can end above the peak.
+        mean_probability=float(np.mean(values, where=component, dtype=np.float64)),
+        peak_probability=float(np.max(values, where=component, initial=0)),
         prompt_box=prompt_box,
     )
 

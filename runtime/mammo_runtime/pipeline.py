@@ -11,6 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mammo_runtime import __version__
 from mammo_runtime.atomic import remove_partial, write_bytes
 from mammo_runtime.bundle import LoadedModel, load_model
@@ -149,9 +151,12 @@ def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
                 sources.append(path_key(Path(f"\0{name}")))
                 ledger.store(sources[-1], "", record, None)
                 progress(len(sources), total, record)
-        notes = (*(() if settings.deidentify else plan.notes), *model.notes)
+        notes = [*(() if settings.deidentify else plan.notes), *model.notes]
+        others = len(set(ledger.output_names().values()) - set(sources))
+        if others:
+            notes.append(f"the output folder also holds pictures of {others} inputs of earlier runs, not listed here")
         summary = run_record(model, ledger, sources, started, time.perf_counter() - clock)
-        summary |= {"notes": list(notes), "settings": _settings_record(settings), "deidentified": settings.deidentify}
+        summary |= {"notes": notes, "settings": _settings_record(settings), "deidentified": settings.deidentify}
         summary["counts"]["not_reached"] = total - len(sources)
         write_tables(settings.output, ledger, sources, summary)
     return summary
@@ -174,8 +179,8 @@ def _make_ready(settings: RunSettings, ledger: Ledger) -> None:
             )
     try:
         remove_partial(settings.output)
-        # run.json stands for a finished run. The tables of an overwritten one may hold names in clear.
-        for name in TABLES if settings.overwrite else TABLES[-1:]:
+        # The tables of an earlier run must not be taken for this one's should it be interrupted.
+        for name in TABLES:
             (settings.output / name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot clean up {settings.output}: {error.strerror or error}") from error
@@ -215,21 +220,24 @@ def _segmented(run: Run, file: InputFile, boxes: Sequence[Box] | None) -> tuple[
     found = segment(image, run.model.session, run.model.spec, run.settings.point, boxes)
     timings |= found.timings_ms
     clock = time.perf_counter()
-    overlay = overlay_picture(image, found, boxes)
     outputs = run.names.claim(file, image.file_sha256, [kind for kind in PICTURES if kind in run.settings.save])
     shown = run.shown(str(file.path))
     # First what is about to be written, so that a killed run leaves no picture that the next one does not know of.
     begun = unfinished_record(run.model, shown, "begun", "", image.file_sha256) | {"outputs": outputs}
     run.ledger.store(path_key(file.path), "", begun, None)
-    for kind, name in outputs.items():
-        if kind == "mask":
-            content = mask_png(found.mask)
-        else:
-            content = picture_png(overlay) if kind == "overlay" else probability_png(found.probability)
-        write_bytes(run.settings.output / name, content)
-    thumbnail = thumbnail_jpeg(overlay)
-    timings["write"] = 1e3 * (time.perf_counter() - clock)
+    if "probability" in outputs:
+        write_bytes(run.settings.output / outputs["probability"], probability_png(found.probability))
+    # 57 MB on a detector image that nobody needs any more.
+    found = replace(found, probability=np.empty((0, 0), np.float32))
+    if "mask" in outputs:
+        write_bytes(run.settings.output / outputs["mask"], mask_png(found.mask))
+    overlay = overlay_picture(image, found, boxes)
     record = finished_record(run.model, shown, image, found, boxes, outputs, timings)
+    del image, found  # another 43 MB, before the encoder asks for as much
+    thumbnail = thumbnail_jpeg(overlay)
+    if "overlay" in outputs:
+        write_bytes(run.settings.output / outputs["overlay"], picture_png(overlay))
+    record["timings_ms"]["write"] = round(1e3 * (time.perf_counter() - clock), 2)
     return record, thumbnail
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mammo_runtime.errors import InferenceFailed, ModelRefused, UnsuitableImage, UsageError
-from mammo_runtime.findings import Finding, find_findings, keep_touching, ranked, remove_small
+from mammo_runtime.findings import Finding, find_findings, keep_touching, ranked, remove_small, shifted
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.preprocess import Placement, preprocess
 from mammo_runtime.session import Session
 from mammo_runtime.spec import ModelSpec, Task
 
-MAX_BATCH = 8
-"""Windows of one image that go through the model together."""
+MAX_BATCH = 4
+"""Windows of one image that go through the model together: a CPU gains nothing from more, and each needs 70 MB."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,12 @@ def _segmentation(
 ) -> Segmentation:
     """Binary segmentation: unite all windows; in ROI mode only components that touch their own box count."""
     threshold = spec.threshold if point.threshold is None else point.threshold
-    probability = np.zeros((image.rows, image.columns), np.float32)
-    mask = np.zeros((image.rows, image.columns), bool)
+    probability, mask = np.empty((0, 0), np.float32), np.empty((0, 0), bool)
+    if boxes is not None:
+        probability, mask = (
+            np.zeros((image.rows, image.columns), np.float32),
+            np.zeros((image.rows, image.columns), bool),
+        )
     findings: list[Finding] = []
     least = [0.0]
     for number, (placement, grid) in enumerate(zip(placements, grids)):
@@ -120,29 +124,17 @@ def _segmentation(
         own = spec.min_area_cells * placement.cell_area_px
         least.append(own if point.min_area_px is None else point.min_area_px)
         chosen = remove_small(chosen, least[-1])
-        if boxes is not None:
+        if boxes is None:
+            # The one window is the picture. No second copy: on a detector image each is 57 MB.
+            probability, mask = values, chosen
+            findings = list(find_findings(mask, probability, image.spacing_mm))
+        else:
             box = boxes[number]
             chosen = keep_touching(chosen, replace(box, x=box.x - part.left, y=box.y - part.top))
-            findings += _shifted(find_findings(chosen, values, image.spacing_mm, number + 1), part.left, part.top)
-        np.maximum(probability[part.slices], values, out=probability[part.slices])
-        mask[part.slices] |= chosen
-    if boxes is None:
-        findings = list(find_findings(mask, probability, image.spacing_mm))
+            findings += shifted(find_findings(chosen, values, image.spacing_mm, number + 1), part.left, part.top)
+            np.maximum(probability[part.slices], values, out=probability[part.slices])
+            mask[part.slices] |= chosen
     return Segmentation(probability, mask, ranked(findings), threshold, max(least), {}, ())
-
-
-def _shifted(found: Sequence[Finding], left: int, top: int) -> list[Finding]:
-    """Move findings measured in a window to the whole picture's coordinates."""
-    return [
-        replace(
-            f,
-            bounding_box=replace(f.bounding_box, x=f.bounding_box.x + left, y=f.bounding_box.y + top),
-            contour=tuple((x + left, y + top) for x, y in f.contour),
-            centroid_x=f.centroid_x + left,
-            centroid_y=f.centroid_y + top,
-        )
-        for f in found
-    ]
 
 
 _POSTPROCESSING: Mapping[Task, Callable[..., Segmentation]] = {Task.SEGMENTATION: _segmentation}

@@ -148,9 +148,7 @@ def test_a_graph_with_another_spec_leaves_everything_as_it_was(tmp_path: Path, r
     assert sorted(p.name for p in tmp_path.iterdir()) == (["dot", "run"] if existing else ["run"])
 
 
-def test_a_failing_rename_puts_the_old_bundle_back(
-    tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_rename_puts_the_old_bundle_back(tmp_path: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "dot", run)
     before = files(tmp_path / "dot")
     rename = Path.rename

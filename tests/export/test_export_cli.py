@@ -51,9 +51,7 @@ def bundle(shipped: tuple[Path, object], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def in_process(
-    exported: Exported, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Call:
+def in_process(exported: Exported, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
     """Run the command with the session's export in place of a new one: (exit code, output, errors)."""
 
     def call(*arguments: object, logits: onnx.ModelProto = exported.logits) -> tuple[int, str, str]:
@@ -97,9 +95,7 @@ def test_the_default_command_may_be_named_or_not_in_any_order(
     assert contents[0] == contents[1] == contents[2]
 
 
-def test_other_images_can_be_chosen(
-    in_process: Call, run_folder: Path, collection: Path, tmp_path: Path
-) -> None:
+def test_other_images_can_be_chosen(in_process: Call, run_folder: Path, collection: Path, tmp_path: Path) -> None:
     (tmp_path / "index.csv").write_text((collection / "index.csv").read_text().replace("p4.png", "./p4.png"))
     chosen = ("--index", tmp_path / "index.csv", "--root", collection, "--fold", 2, "--json", "-q")
     code, output, errors = in_process(run_folder, "-o", tmp_path / "bundle", *chosen)
@@ -159,17 +155,13 @@ def test_a_wrong_call_is_told_in_one_line(
     "arguments",
     [[], ["/nowhere", "-o", "x"], ["."], [".", "-o", "x", "--limit", "0"], ["verify", "/nowhere"], ["--wat"]],
 )
-def test_a_misspelt_call_is_told_in_one_line(
-    in_process: Call, arguments: list[str]
-) -> None:
+def test_a_misspelt_call_is_told_in_one_line(in_process: Call, arguments: list[str]) -> None:
     code, output, errors = in_process(*arguments)
     assert (code, output, errors.count("\n")) == (ExitCode.USAGE, "", 1)
     assert "mammo-export --help" in errors
 
 
-def test_a_fold_without_images_is_told(
-    in_process: Call, run_folder: Path, tmp_path: Path
-) -> None:
+def test_a_fold_without_images_is_told(in_process: Call, run_folder: Path, tmp_path: Path) -> None:
     code, _, errors = in_process(run_folder, "-o", tmp_path / "bundle", "--fold", 4)
     assert code == ExitCode.USAGE
     assert "no image of fold 4" in errors
@@ -207,9 +199,7 @@ def test_ctrl_c_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_verify_repeats_everything_with_the_run(
-    in_process: Call, bundle: Path, run_folder: Path
-) -> None:
+def test_verify_repeats_everything_with_the_run(in_process: Call, bundle: Path, run_folder: Path) -> None:
     code, output, errors = in_process("verify", bundle, "--run", run_folder, "--json")
     assert code == ExitCode.DONE, errors
     recorded = json.loads((bundle / "bundle.json").read_text())["precisions"]["fp32"]["gates"]["parity"]
@@ -224,9 +214,7 @@ def test_verify_says_what_it_did_not_do(in_process: Call, bundle: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.fp32.onnx", "MODEL_CARD.md"])
-def test_verify_refuses_a_changed_bit(
-    in_process: Call, bundle: Path, name: str
-) -> None:
+def test_verify_refuses_a_changed_bit(in_process: Call, bundle: Path, name: str) -> None:
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
     (bundle / name).write_bytes(bytes(content))

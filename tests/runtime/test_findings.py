@@ -136,3 +136,10 @@ def test_only_what_shares_a_pixel_with_the_box_stays(box: Box, kept: int) -> Non
     mask = np.zeros((20, 20), bool)
     mask[1:3, 1:3] = mask[8:11, 8:11] = True
     assert keep_touching(mask, box).sum() == kept
+
+
+def test_an_empty_mask_has_nothing_to_find() -> None:
+    empty = np.zeros((30, 20), bool)
+    assert find_findings(empty, flat(empty), None) == ()
+    assert not remove_small(empty, 5).any()
+    assert not keep_touching(empty, Box(0, 0, 5, 5)).any()

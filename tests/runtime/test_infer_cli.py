@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tiny_model import ENVIRONMENT, TINY, command, files_below, infer, picture, records, save, tiny_spec, write_bundle
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")

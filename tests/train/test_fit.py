@@ -218,7 +218,7 @@ def test_starts_that_cannot_work_are_refused(
         fit(rows, tiny_spec(), config, run, tmp_path / "junk.pt", silent)
     state = models.build("mobilenetv2_resunet").get_submodule("encoder").state_dict()
     torch.save({**state, "features.0.0.weight": torch.zeros(1)}, tmp_path / "shape.pt")
-    with pytest.raises(UsageError, match=r"shape\.pt holds no weights that fit"):
+    with pytest.raises(UsageError, match=r"shape\.pt does not fit the encoder"):
         fit(rows, tiny_spec(), config, run, tmp_path / "shape.pt", silent)
 
 

@@ -45,9 +45,7 @@ def jitter_box(box: Box, config: AugmentConfig, rng: np.random.Generator) -> Box
     side = max(box.width, box.height)
     width, height = box.width * (1 + rng.uniform(-limit, limit)), box.height * (1 + rng.uniform(-limit, limit))
     shift = rng.uniform(-config.box_shift_fraction, config.box_shift_fraction, 2) * side
-    return Box(
-        box.x + (box.width - width) / 2 + shift[0], box.y + (box.height - height) / 2 + shift[1], width, height
-    )
+    return Box(box.x + (box.width - width) / 2 + shift[0], box.y + (box.height - height) / 2 + shift[1], width, height)
 
 
 def _affine(

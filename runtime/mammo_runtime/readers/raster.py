@@ -7,7 +7,10 @@ OpenCV is asked for the stored values (its default read divides 16-bit pictures 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -81,20 +84,32 @@ def _decode(content: bytes, header: RasterHeader, file_format: str) -> np.ndarra
         encoded = encoded.copy()
         little = content[:2] == b"II"
         encoded[header.orientation_offset : header.orientation_offset + 2] = (1, 0) if little else (0, 1)
-    log_level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
-        # IMREAD_UNCHANGED is -1, all bits set, and so includes IMREAD_IGNORE_ORIENTATION.
-        stored = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        stored = None
-    finally:
-        cv2.utils.logging.setLogLevel(log_level)
+    with _quiet_opencv():
+        try:
+            # IMREAD_UNCHANGED is -1, all bits set, and so includes IMREAD_IGNORE_ORIENTATION.
+            stored = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+        except cv2.error:
+            stored = None
     if stored is None:
         raise UnreadableImage(f"the {file_format} picture data is damaged, or of a kind that OpenCV does not decode")
     if stored.shape[:2] != (header.rows, header.columns) or stored.dtype not in (np.uint8, np.uint16):
         raise UnreadableImage(f"the {file_format} picture is not what its header says")
     return np.asarray(stored)
+
+
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV's warnings about damaged files off the terminal; 5.0 moved the switch, before 4.5.x there is none."""
+    module: Any = getattr(getattr(cv2, "utils", None), "logging", cv2)
+    if not hasattr(module, "setLogLevel"):
+        yield
+        return
+    level = module.getLogLevel()
+    module.setLogLevel(0)
+    try:
+        yield
+    finally:
+        module.setLogLevel(level)
 
 
 def _single_channel(
