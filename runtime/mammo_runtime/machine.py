@@ -23,7 +23,8 @@ def machine_record() -> dict[str, object]:
         except metadata.PackageNotFoundError:
             continue
     return {
-        "system": platform.platform(),
+        # Not platform.platform(): it starts a process to ask for the processor.
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
         "cores": os.cpu_count(),
         "python": sys.version.split()[0],
