@@ -78,6 +78,10 @@ def read_bundle(folder: Path) -> Bundle:
         bundle = Bundle(folder, ModelSpec.from_dict(values["spec"]), files, values["precisions"])
         named = [*files, *(str(p["file"]) for p in bundle.precisions.values())]
     except OSError as error:
+        if (folder / "model.safetensors").is_file():
+            raise ModelRefused(
+                f"{folder} is a training run: export it first, mammo-export {folder} -o BUNDLE"
+            ) from error
         raise ModelRefused(f"{folder} is no bundle: cannot read {MANIFEST} ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelRefused(f"{folder / MANIFEST} is not valid ({type(error).__name__}: {error})") from error

@@ -65,7 +65,7 @@ def keep_breast(
     found = breast.astype(bool)
     fraction = float(found.mean())
     if not 0.02 <= fraction <= 0.98:
-        note = f"breast region not believed ({100 * fraction:.0f} % of the picture): whole picture used"
+        note = f"no breast outline found ({100 * fraction:.0f} % of the picture): the result is doubtful"
         return replace(state, breast=None, notes=(*state.notes, note))
     pixels = np.where(found, state.pixels, np.float32(0)) if blacken else state.pixels
     return replace(state, pixels=pixels, breast=found)

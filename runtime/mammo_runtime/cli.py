@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from math import isfinite
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 
 NOTICE = "mammo-edge: research use only, not a medical device"
 PICTURES = ("mask", "overlay", "probability")
+
+
+def _paths(context: click.Context, parameter: click.Parameter, text: str | tuple[str, ...] | None) -> Any:
+    """Return paths; an empty one (an unset shell variable) would silently be the current folder."""
+    if text == "" or (isinstance(text, tuple) and "" in text):
+        raise click.BadParameter("an empty path; is a variable unset?")
+    if isinstance(text, tuple):
+        return tuple(Path(one) for one in text)
+    return None if text is None else Path(text)
 
 
 def _saved(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
@@ -44,8 +54,8 @@ def _printable(text: str) -> str:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path), metavar="INPUT...")
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for the results.")
+@click.argument("inputs", nargs=-1, type=click.Path(), callback=_paths, metavar="INPUT...")
+@click.option("-o", "--output", type=click.Path(file_okay=False), callback=_paths, help="Folder for the results.")
 @click.option(
     "--model",
     help="Bundled model's name, or path of a bundle or ONNX file. [default: mass-full; mass-roi with --boxes]",
@@ -214,11 +224,12 @@ class _Progress:
         self._terminal = sys.stderr.isatty()
         self._start = self._last = time.monotonic()
 
-    def __call__(self, number: int, total: int, record: dict[str, Any]) -> None:
+    def __call__(self, number: int, total: int, path: str, record: dict[str, Any]) -> None:
         if self._quiet:
             return
         now = time.monotonic()
-        line = f"{record['image']}: {record['status']}"
+        # The path itself, in de-identified runs too: the terminal is how the site finds a failed file again.
+        line = f"{path}: {record['status']}"
         if record["status"] != "ok":
             self._line(f"{line}: {record['error']}")
         elif self._verbose:
@@ -236,9 +247,13 @@ class _Progress:
 
 def _closing_lines(summary: dict[str, Any], output: Path) -> None:
     counts = summary["counts"]
+    if not summary["deidentified"]:
+        for note in summary["notes"]:
+            click.echo(_printable(f"note: {note}"))
+    reused = f" ({counts['reused']} taken over from an earlier run)" if counts["reused"] else ""
     click.echo(
-        f"{counts['inputs']} inputs: {counts['ok']} done, {counts['failed']} failed, {counts['skipped']} skipped; "
-        f"{counts['with_findings']} images with findings"
+        f"files: {counts['inputs']} = {counts['ok']} done{reused} + {counts['failed']} failed + "
+        f"{counts['skipped']} skipped; with findings: {counts['with_findings']}"
     )
     click.echo(f"{summary['model']['name']} {summary['precision']} on {summary['backend']}, {summary['total_s']:.1f} s")
     click.echo(_printable(f"report: {output / 'report.html'}"))
@@ -247,6 +262,8 @@ def _closing_lines(summary: dict[str, Any], output: Path) -> None:
 
 def main() -> None:
     """Run `mammo-infer`; every error ends in one line and its exit code."""
+    # Service managers stop a program with SIGTERM: end as on Ctrl-C, resumable.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     verbose = any(argument in ("-v", "--verbose") for argument in sys.argv[1:])
     try:
         infer.main(prog_name="mammo-infer", standalone_mode=False)
@@ -266,6 +283,8 @@ def main() -> None:
 
 
 def _fail(message: str, code: ExitCode) -> None:
+    if "--json" in sys.argv[1:]:
+        click.echo(json.dumps({"error": message, "exit_code": int(code)}))
     click.echo(f"mammo-infer: {_printable(message)}", err=True)
     sys.exit(int(code))
 

@@ -5,6 +5,7 @@ MammoError
 ├── ImageError             about one input; the batch goes on (run ends with 3, or 4 if all failed)
 │   ├── UnreadableImage    status "failed": broken, truncated, hostile, undecodable
 │   ├── UnsuitableImage    status "skipped": a sound file this model must not see
+│   ├── UnusableBox        status "failed": a box that was asked for and cannot be judged
 │   └── InferenceFailed    status "failed": the model returned nonsense (NaN), never reported as "no finding"
 ├── OutputError         1  results cannot be written (disk full, folder read-only)
 ├── ModelRefused        5  model, engine or bundle does not match its promise
@@ -71,6 +72,10 @@ class UnsuitableImage(ImageError):
     """The file is sound, but not what this model may be shown (ultrasound, tomosynthesis, a report …)."""
 
     status = "skipped"
+
+
+class UnusableBox(ImageError):
+    """A box that was asked for cannot be judged: outside the picture, or on empty film."""
 
 
 class InferenceFailed(ImageError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from mammo_runtime.errors import UsageError
@@ -23,6 +23,11 @@ class InputFile:
     skip: str = ""
     """Why it is not even opened (hidden file, DICOMDIR), or empty."""
 
+    @property
+    def names(self) -> tuple[str, str]:
+        """What a boxes file may call it: the path below the input folder, or the path as results show it."""
+        return self.relative.as_posix(), self.path.as_posix()
+
 
 @dataclass(frozen=True)
 class InputList:
@@ -37,28 +42,32 @@ def find_inputs(inputs: Sequence[Path], recursive: bool, output: Path, results_m
     """List every file below `inputs`. The output folder is left out when it lies inside an input.
 
     So are sub-folders that hold a file called `results_mark`: their masks are no mammograms. Symbolic links to folders
-    are followed unless they lead back to a folder already entered. A file reached twice is listed once. Raises
+    are followed unless they lead back to a folder already entered. A file reached twice is judged once. Raises
     UsageError when an input does not exist or nothing is found.
     """
-    files: list[InputFile] = []
+    found: list[InputFile] = []
     notes: list[str] = []
-    seen_files: set[str] = set()
     for given in inputs:
         # os.path, not Path: answers False where a name is too long or a folder is closed, on every Python.
         if not os.path.exists(given):  # noqa: PTH110
             raise UsageError(f"there is no file or folder {given}, or it cannot be looked at")
         below = _walk(given, recursive, output, results_mark, notes) if _is_folder(given) else None
-        for file in [_input_file(given, given.parent)] if below is None else below:
-            real = os.path.realpath(file.path)
-            if real in seen_files:
-                notes.append(f"{file.path}: the same file was reached before, listed once")
-                continue
-            seen_files.add(real)
-            files.append(file)
-    if not files:
+        found += [_input_file(given, given.parent)] if below is None else below
+    if not found:
         hint = "" if recursive else " (sub-folders were not searched: --no-recursive)"
         raise UsageError(f"nothing to do: no file in {', '.join(str(p) for p in inputs)}{hint}{_listed(notes)}")
-    return InputList(tuple(files), tuple(notes))
+    return InputList(_judged_once(found), tuple(notes))
+
+
+def _judged_once(found: Sequence[InputFile]) -> tuple[InputFile, ...]:
+    """Mark every further path of a file as skipped; the file's own path is judged rather than a link to it."""
+    own: dict[str, InputFile] = {}
+    real = [os.path.realpath(file.path) for file in found]
+    for path, file in zip(real, found):
+        if path not in own or (os.path.abspath(file.path) == path != os.path.abspath(own[path].path)):  # noqa: PTH100
+            own[path] = file
+    again = "a link to, or another path of, a file that is judged once"
+    return tuple(file if own[path] is file else replace(file, skip=again) for path, file in zip(real, found))
 
 
 def _is_folder(path: Path) -> bool:
@@ -122,7 +131,8 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     boxes: dict[str, list[Box]] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
+            reader = csv.DictReader(stream, delimiter=delimiter(stream.readline()))
+            stream.seek(0)
             missing = {"image", "x", "y", "width", "height"} - set(reader.fieldnames or ())
             if missing:
                 raise UsageError(f"{path} lacks the columns {', '.join(sorted(missing))}")
@@ -138,6 +148,11 @@ def read_boxes(path: Path) -> dict[str, tuple[Box, ...]]:
     if not boxes:
         raise UsageError(f"{path} holds no boxes")
     return {image: tuple(found) for image, found in boxes.items()}
+
+
+def delimiter(header: str) -> str:
+    """Return the separator of a CSV's header line: ";", as spreadsheets write it in much of Europe, or ","."""
+    return ";" if ";" in header and "," not in header else ","
 
 
 def _coordinate(text: str | None, name: str) -> float:
@@ -161,5 +176,5 @@ def _image_name(text: str | None) -> str:
 
 def unmatched_boxes(boxes: Mapping[str, Sequence[Box]], files: Sequence[InputFile]) -> tuple[str, ...]:
     """Return the images named in the boxes file that are not among the inputs."""
-    present = {file.relative.as_posix() for file in files}
+    present = {name for file in files for name in file.names}
     return tuple(image for image in boxes if image not in present)

@@ -96,3 +96,6 @@ class Box:
             raise ValueError("a box needs finite numbers")
         if not (self.width > 0 and self.height > 0):
             raise ValueError(f"a box needs a positive width and height, got {self.width} x {self.height}")
+
+    def __str__(self) -> str:
+        return f"the box {self.x:g},{self.y:g},{self.width:g},{self.height:g}"

@@ -22,6 +22,7 @@ from mammo_runtime.inputs import InputFile, find_inputs, read_boxes, unmatched_b
 from mammo_runtime.ledger import LEDGER, Ledger
 from mammo_runtime.mammogram import Box
 from mammo_runtime.output_names import OutputNames, all_there, remove_pictures
+from mammo_runtime.preprocess import check_content
 from mammo_runtime.readers import ReadOptions, read_image
 from mammo_runtime.records import Record, failure, finished_record, hidden_name, is_hidden_name, unfinished_record
 from mammo_runtime.segmenter import OperatingPoint, segment
@@ -31,8 +32,8 @@ from mammo_runtime.summary import TABLES, run_record, write_tables
 from mammo_runtime.writers.pictures import mask_png, overlay_picture, picture_png, probability_png, thumbnail_jpeg
 
 PICTURES = ("mask", "overlay", "probability")
-Progress = Callable[[int, int, Record], None]
-"""Called after each input with its number from 1, the number of inputs and its record."""
+Progress = Callable[[int, int, str, Record], None]
+"""Called after each input with its number from 1, the number of inputs, its path and its record."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,12 @@ class Run:
     reading: ReadOptions
     boxes: Mapping[str, tuple[Box, ...]] | None
 
+    def boxes_of(self, file: InputFile) -> tuple[Box, ...] | None:
+        """Return the boxes given for an input, by whichever of its names; None in a run without boxes."""
+        if self.boxes is None:
+            return None
+        return tuple(box for name in dict.fromkeys(file.names) for box in self.boxes.get(name, ()))
+
     def shown(self, path: str) -> str:
         """Return how an input is called in the outputs."""
         return hidden_name(path) if self.settings.deidentify else path
@@ -105,7 +112,13 @@ def plan_run(settings: RunSettings) -> Plan:
     found = find_inputs(settings.inputs, settings.recursive, settings.output, LEDGER)
     boxes = read_boxes(settings.boxes) if settings.boxes else None
     unmatched = unmatched_boxes(boxes, found.files) if boxes else ()
-    return Plan(found.files[: settings.limit], boxes, unmatched, found.notes)
+    files, looked_at = [], 0
+    for file in found.files:
+        if settings.limit is not None and looked_at >= settings.limit:
+            break
+        files.append(file)
+        looked_at += not file.skip
+    return Plan(tuple(files), boxes, unmatched, found.notes)
 
 
 def open_model(settings: RunSettings) -> LoadedModel:
@@ -137,10 +150,12 @@ def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
         run = Run(settings, model, ledger, names, reading, plan.boxes)
         total = len(plan.files) + len(plan.unmatched)
         sources: list[bytes] = []
+        reused = 0
         for file in plan.files:
-            record = _one_input(run, file)
+            record, taken_over = _one_input(run, file)
+            reused += taken_over
             sources.append(path_key(file.path))
-            progress(len(sources), total, record)
+            progress(len(sources), total, str(file.path), record)
             if settings.fail_fast and record["status"] == "failed":
                 break
         else:
@@ -150,14 +165,14 @@ def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
                 # No path holds a null character: this key can never be that of an input.
                 sources.append(path_key(Path(f"\0{name}")))
                 ledger.store(sources[-1], "", record, None)
-                progress(len(sources), total, record)
+                progress(len(sources), total, name, record)
         notes = [*(() if settings.deidentify else plan.notes), *model.notes]
         others = len(set(ledger.output_names().values()) - set(sources))
         if others:
             notes.append(f"the output folder also holds pictures of {others} inputs of earlier runs, not listed here")
         summary = run_record(model, ledger, sources, started, time.perf_counter() - clock)
         summary |= {"notes": notes, "settings": _settings_record(settings), "deidentified": settings.deidentify}
-        summary["counts"]["not_reached"] = total - len(sources)
+        summary["counts"] |= {"not_reached": total - len(sources), "reused": reused}
         write_tables(settings.output, ledger, sources, summary)
     return summary
 
@@ -186,20 +201,23 @@ def _make_ready(settings: RunSettings, ledger: Ledger) -> None:
         raise OutputError(f"cannot clean up {settings.output}: {error.strerror or error}") from error
 
 
-def _one_input(run: Run, file: InputFile) -> Record:
-    """Bring one input to its end and commit it; whatever goes wrong with it becomes its record."""
+def _one_input(run: Run, file: InputFile) -> tuple[Record, bool]:
+    """Bring one input to its end and commit it; whatever goes wrong with it becomes its record.
+
+    Returns the record, and whether it was taken over from an earlier run.
+    """
     source, digest, key, thumbnail = path_key(file.path), "", "", None
     try:
         if file.skip:
             raise UnsuitableImage(file.skip)
         if file.path.is_file():
             digest = _digest(file.path)
-        boxes = None if run.boxes is None else run.boxes.get(file.relative.as_posix(), ())
+        boxes = run.boxes_of(file)
         key = _work_key(run, digest, boxes)
         earlier = run.ledger.find(source)
         still_valid = earlier is not None and earlier[0] == key and earlier[1]["status"] == "ok"
         if earlier is not None and still_valid and all_there(run.settings.output, earlier[1]):
-            return earlier[1]
+            return earlier[1], True
         run.discard(source)
         record, thumbnail = _segmented(run, file, boxes)
     except Exception as error:
@@ -209,7 +227,7 @@ def _one_input(run: Run, file: InputFile) -> Record:
         status, sentence = failure(error)
         record = unfinished_record(run.model, run.shown(str(file.path)), status, sentence, digest)
     run.ledger.store(source, key, record, thumbnail)
-    return record
+    return record, False
 
 
 def _segmented(run: Run, file: InputFile, boxes: Sequence[Box] | None) -> tuple[Record, bytes]:
@@ -217,6 +235,7 @@ def _segmented(run: Run, file: InputFile, boxes: Sequence[Box] | None) -> tuple[
     clock = time.perf_counter()
     image = read_image(file.path, run.reading)
     timings = {"read": 1e3 * (time.perf_counter() - clock)}
+    check_content(image, boxes)
     found = segment(image, run.model.session, run.model.spec, run.settings.point, boxes)
     timings |= found.timings_ms
     clock = time.perf_counter()

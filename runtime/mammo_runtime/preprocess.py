@@ -7,6 +7,7 @@ at (index + 0.5), so the way back is the same four moves reversed and nothing dr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 
 from mammo_runtime.cleaning import STEPS, CleaningState
-from mammo_runtime.errors import ModelRefused, UnsuitableImage
+from mammo_runtime.errors import ModelRefused, UnsuitableImage, UnusableBox
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.spec import InputMode, InputSpec
 
@@ -113,8 +114,8 @@ def preprocess(
     """Return the network's input float32 [1, channels, height, width], how to undo it, and notes.
 
     FULL mode uses the whole picture (cropped to the breast if the spec says so) and takes no box; ROI mode needs
-    one. The picture keeps its aspect ratio and is centred; padding is black. Raises UnsuitableImage when the box
-    does not fit the picture, ModelRefused when mode and box do not fit or a cleaning step is unknown.
+    one. The picture keeps its aspect ratio and is centred; padding is black. Raises UnusableBox when the box does not
+    fit the picture, ModelRefused when mode and box do not fit or a cleaning step is unknown.
     """
     if (box is not None) != (spec.mode is InputMode.ROI):
         need = "needs a box for each lesion (--boxes)" if spec.mode is InputMode.ROI else "takes whole images, no boxes"
@@ -160,18 +161,29 @@ def normalise(grid: np.ndarray, spec: InputSpec) -> np.ndarray:
 def roi_window(box: Box, margin: float, image_rows: int, image_columns: int) -> Rectangle:
     """Return the square window round a box: side (1 + 2·margin) times its longer side, at least 8 pixels.
 
-    It may reach beyond the picture. Raises UnsuitableImage when the box does not touch the picture, or is so much
+    It may reach beyond the picture. Raises UnusableBox when the box does not touch the picture, or is so much
     larger that it must have been drawn on another one (twice its longer side: memory stays bounded, too).
     """
     size = f"the picture of {image_columns} x {image_rows} pixels"
     if max(box.width, box.height) > 2 * max(image_columns, image_rows):
         drawn = f"the box of {box.width:g} x {box.height:g}"
-        raise UnsuitableImage(f"{drawn} is far larger than {size}: was it drawn on this file?")
+        raise UnusableBox(f"{drawn} is far larger than {size}: was it drawn on this file?")
     if box.x >= image_columns or box.y >= image_rows or box.x + box.width <= 0 or box.y + box.height <= 0:
-        raise UnsuitableImage(f"the box {box.x:g},{box.y:g},{box.width:g},{box.height:g} lies outside {size}")
+        raise UnusableBox(f"{box} lies outside {size}")
     side = max(8, round((1 + 2 * margin) * max(box.width, box.height)))
     top, left = round(box.y + (box.height - side) / 2), round(box.x + (box.width - side) / 2)
     return Rectangle(top, left, side, side)
+
+
+def check_content(image: Mammogram, boxes: Sequence[Box] | None) -> None:
+    """Refuse what shows nothing. Raises UnsuitableImage for a picture of one grey value, UnusableBox for such a box."""
+    if int(image.pixels.min()) == int(image.pixels.max()):
+        raise UnsuitableImage("every pixel has the same grey value: there is no picture to judge")
+    for box in boxes or ():
+        part = _inside(roi_window(box, 0.0, image.rows, image.columns), image.rows, image.columns)
+        pixels = image.pixels[part.slices]
+        if int(pixels.min()) == int(pixels.max()) == 0:
+            raise UnusableBox(f"{box} shows nothing but black: was it drawn on this file?")
 
 
 def _working_copy(image: Mammogram, window: Rectangle, side_px: int) -> np.ndarray:

@@ -60,8 +60,8 @@ def segment(
 ) -> Segmentation:
     """Segment one image; `boxes` (original pixels) are needed in ROI mode and refused in FULL mode.
 
-    Raises UnsuitableImage (no box, or one outside the picture), InferenceFailed (NaN or infinite output, or outside
-    0..1), ModelRefused (a task this runtime has no post-processing for).
+    Raises UnsuitableImage (no box), UnusableBox (see `roi_window`), InferenceFailed (NaN or infinite output, or
+    outside 0..1), ModelRefused (a task this runtime has no post-processing for).
     """
     if spec.task not in _POSTPROCESSING:
         known = ", ".join(task.value for task in _POSTPROCESSING)

@@ -113,7 +113,7 @@ def test_keep_breast_does_not_believe_everything_or_nothing(fill: float) -> None
     state = keep_breast(CleaningState(pixels), threshold=0.3)
     assert state.breast is None
     assert np.array_equal(state.pixels, pixels)
-    assert "not believed" in state.notes[0]
+    assert "no breast outline" in state.notes[0]
 
 
 def wide(picture: np.ndarray) -> np.ndarray:

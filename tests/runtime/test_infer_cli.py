@@ -70,7 +70,7 @@ def test_a_run_tells_what_it_did(small: Path, tmp_path: Path, model: Path) -> No
     done = infer(small, "-o", tmp_path / "out", "--model", model)
     assert done.returncode == 0
     assert done.stdout.startswith("mammo-edge: research use only, not a medical device\n")
-    assert "2 inputs: 1 done, 0 failed, 1 skipped; 1 images with findings" in done.stdout
+    assert "files: 2 = 1 done + 0 failed + 1 skipped; with findings: 1" in done.stdout
     assert done.stdout.endswith("exit code 0: all done\n")
     assert "n.txt: skipped: not an image file" in done.stderr
 

@@ -43,11 +43,12 @@ def test_files_and_folders_in_the_order_given(tmp_path: Path) -> None:
     assert relative(found) == ["c.png", "a.png", "a.png"]
 
 
-def test_a_file_reached_twice_is_listed_once(tmp_path: Path) -> None:
+def test_a_file_reached_twice_is_judged_once(tmp_path: Path) -> None:
     touch(tmp_path / "a" / "b.png", tmp_path / "a" / "c.png")
     found = find(tmp_path / "a" / "c.png", tmp_path / "a", tmp_path)
-    assert relative(found) == ["c.png", "b.png"]
-    assert sum("listed once" in note for note in found.notes) == 3
+    assert [(f.path.name, bool(f.skip)) for f in found.files] == [
+        ("c.png", False), ("b.png", False), ("c.png", True), ("b.png", True), ("c.png", True),
+    ]  # fmt: skip
 
 
 def test_symbolic_links(tmp_path: Path) -> None:
@@ -59,9 +60,15 @@ def test_symbolic_links(tmp_path: Path) -> None:
     (tmp_path / "in" / "gone.png").symlink_to("nowhere.png")
     (tmp_path / "in" / "alias.png").symlink_to("a.png")
     found = find(tmp_path / "in")
-    assert relative(found) == ["a.png", "gone.png", "other/b.png", "self", "sub/c.png"]
+    assert relative(found) == ["a.png", "alias.png", "gone.png", "other/b.png", "self", "sub/c.png"]
     assert sum("already searched" in note for note in found.notes) == 2
-    assert any("alias.png" in note and "listed once" in note for note in found.notes)
+    assert {f.path.name for f in found.files if f.skip} == {"alias.png"}
+
+
+def test_the_file_itself_is_judged_rather_than_a_link_that_comes_first(tmp_path: Path) -> None:
+    touch(tmp_path / "in" / "z.png")
+    (tmp_path / "in" / "a.png").symlink_to("z.png")
+    assert {f.path.name: bool(f.skip) for f in find(tmp_path / "in").files} == {"a.png": True, "z.png": False}
 
 
 def test_hidden_and_system_files_are_listed_with_their_reason(tmp_path: Path) -> None:
@@ -167,7 +174,7 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "lacks the columns"), (b"image,x,y,w,h\n", "height, width"), (b"image;x;y;width;height\n", "lacks"),
+        (b"", "lacks the columns"), (b"image,x,y,w,h\n", "height, width"), (b"image;x;y;width;height\n", "no boxes"),
         (HEAD.encode(), "no boxes"), (HEAD.encode() + b"\xff\xfe.png,1,1,1,1\n", "cannot read"),
     ],
 )  # fmt: skip

@@ -52,7 +52,7 @@ def segmented(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def go(settings: RunSettings) -> dict[str, Any]:
     DONE.clear()
-    return run_folder(settings, lambda number, total, record: None)
+    return run_folder(settings, lambda number, total, path, record: None)
 
 
 def statuses(settings: RunSettings) -> dict[str, str]:
@@ -81,7 +81,9 @@ def test_every_input_is_accounted_for_in_order(settings: RunSettings) -> None:
     assert list(statuses(settings).values()) == ["skipped", "ok", "ok", "failed", "failed", "skipped", "ok"]
     assert all(bool(r["error"]) == (r["status"] != "ok") for r in records(settings.output))
     assert summary["exit_code"] == ExitCode.SOME_FAILED
-    counts = {"inputs": 7, "ok": 3, "failed": 2, "skipped": 2, "with_findings": 2, "findings": 2, "not_reached": 0}
+    counts = {"inputs": 7, "ok": 3, "failed": 2, "skipped": 2, "with_findings": 2, "findings": 2, "not_reached": 0} | {
+        "reused": 0
+    }
     assert summary["counts"] == counts
     assert json.loads((settings.output / "run.json").read_text()) == json.loads(json.dumps(summary))
     with (settings.output / "results.csv").open(newline="") as stream:
@@ -295,7 +297,7 @@ def test_boxes(settings: RunSettings, tmp_path: Path) -> None:
     summary = go(replace(settings, model=str(model), boxes=boxes))
     found = {r["image"].removeprefix(f"{folder}/"): r for r in records(settings.output)}
     assert {n: r["status"] for n, r in found.items()} == {
-        "a.png": "ok", "none.png": "skipped", "outside.png": "skipped", "sub/b.png": "ok", "in/a.png": "failed",
+        "a.png": "ok", "none.png": "skipped", "outside.png": "failed", "sub/b.png": "ok", "in/a.png": "failed",
     }  # fmt: skip
     assert "not among the inputs" in found["in/a.png"]["error"]
     assert summary["counts"]["inputs"] == 5
@@ -310,13 +312,14 @@ def test_boxes(settings: RunSettings, tmp_path: Path) -> None:
 def test_a_wrong_name_in_the_boxes_never_replaces_a_result(
     settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A boxes file that names "in/a.png" instead of "a.png" equals the path of an input as found."""
+    """A boxes file may name an input as the results show it; another input's name must not get its result."""
     save(settings.inputs[0] / "a.png")
     monkeypatch.chdir(tmp_path)
-    boxes = boxes_csv(tmp_path, "a.png,26,46,29,29", "in/a.png,26,46,29,29")
+    boxes = boxes_csv(tmp_path, "a.png,26,46,29,29", "in/a.png,26,46,29,29", "in/b.png,1,1,5,5")
     model = write_bundle(tmp_path / "roi", tiny_spec(InputMode.ROI))
     summary = go(replace(settings, inputs=(Path("in"),), model=str(model), boxes=boxes))
-    assert [(r["image"], r["status"]) for r in records(settings.output)] == [("in/a.png", "ok"), ("in/a.png", "failed")]
+    assert [(r["image"], r["status"]) for r in records(settings.output)] == [("in/a.png", "ok"), ("in/b.png", "failed")]
+    assert len(records(settings.output)[0]["boxes"]) == 2
     assert (summary["counts"]["ok"], summary["counts"]["failed"]) == (1, 1)
 
 

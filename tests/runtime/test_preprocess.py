@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from mammo_runtime.errors import ModelRefused, UnsuitableImage
+from mammo_runtime.errors import ModelRefused, UnsuitableImage, UnusableBox
 from mammo_runtime.mammogram import Box, Mammogram
-from mammo_runtime.preprocess import Placement, Rectangle, _cut, normalise, preprocess, roi_window
+from mammo_runtime.preprocess import Placement, Rectangle, _cut, check_content, normalise, preprocess, roi_window
 from mammo_runtime.spec import CleaningStep, InputMode, InputSpec
 
 PLAIN = InputSpec(mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -197,12 +197,12 @@ def test_a_window_beyond_the_picture_is_black_there() -> None:
 
 @pytest.mark.parametrize("box", [Box(100, 0, 5, 5), Box(0, 50, 5, 5), Box(-5, 0, 5, 5), Box(0, -9, 5, 9)])
 def test_a_box_outside_the_picture_is_refused(box: Box) -> None:
-    with pytest.raises(UnsuitableImage, match="outside"):
+    with pytest.raises(UnusableBox, match="outside"):
         roi_window(box, 0.5, 50, 100)
 
 
 def test_a_box_of_another_picture_is_refused_before_memory_is_asked_for() -> None:
-    with pytest.raises(UnsuitableImage, match="larger than the picture"):
+    with pytest.raises(UnusableBox, match="larger than the picture"):
         preprocess(mammogram(np.zeros((50, 100), np.uint8)), replace(PLAIN, mode=InputMode.ROI), Box(0, 0, 1e6, 1e6))
 
 
@@ -249,3 +249,15 @@ def test_a_colour_picture_is_read_as_grey() -> None:
     pixels[..., 1] = 255
     tensor, _, _ = preprocess(mammogram(pixels), PLAIN)
     assert tensor.mean() == pytest.approx(0.587, abs=0.003)
+
+
+def test_what_shows_nothing_is_refused() -> None:
+    pixels = np.zeros((60, 60), np.uint8)
+    with pytest.raises(UnsuitableImage, match="same grey value"):
+        check_content(Mammogram(pixels, 255, "", ""), None)
+    pixels[10:20, 10:20] = 90
+    image = Mammogram(pixels, 255, "", "")
+    check_content(image, None)
+    check_content(image, [Box(12, 12, 30, 30)])
+    with pytest.raises(UnusableBox, match=r"the box 40,40,8,8 shows nothing but black"):
+        check_content(image, [Box(12, 12, 4, 4), Box(40, 40, 8, 8)])

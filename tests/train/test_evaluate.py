@@ -205,7 +205,7 @@ def test_operating_point_finds_threshold_and_least_area_with_one_inference_each(
     session = EchoSession()
     choice = choose_operating_point(session, echo_spec(), rows)
     assert choice.threshold == 0.6
-    assert choice.min_area_cells == 16.0
+    assert choice.min_area_cells == 36.0, "the largest that costs nothing"
     assert session.calls == 3
     assert choice.record["n"] == 3
     assert choice.record["dice"] == 1.0
@@ -214,9 +214,9 @@ def test_operating_point_finds_threshold_and_least_area_with_one_inference_each(
     assert json.dumps(choice.record, allow_nan=False)
 
 
-def test_without_specks_the_least_area_stays_zero(tmp_path: Path) -> None:
+def test_without_specks_the_largest_harmless_least_area_is_taken(tmp_path: Path) -> None:
     choice = choose_operating_point(EchoSession(), echo_spec(), [Drawing("i", "a").disc(40, 40, 10).row(tmp_path)])
-    assert (choice.threshold, choice.min_area_cells) == (0.5, 0.0)
+    assert (choice.threshold, choice.min_area_cells) == (0.5, 36.0)
     assert len(choice.record["dice_by_min_area_cells"]) == len(MIN_AREAS_CELLS)
 
 
@@ -224,7 +224,7 @@ def test_least_area_is_measured_in_cells_not_pixels(tmp_path: Path) -> None:
     # On a grid of 32 cells a cell covers 16 pixels: the speck of 13 pixels is less than one cell, the mass about 20.
     row = Drawing("i", "a").disc(40, 40, 10).disc(90, 100, 4, true=False).row(tmp_path)
     choice = choose_operating_point(EchoSession(), echo_spec(side=32), [row])
-    assert choice.min_area_cells == 4.0
+    assert choice.min_area_cells == 16.0, "20 cells of mass stay"
 
 
 def test_the_choice_is_what_the_runtime_then_does(tmp_path: Path) -> None:

@@ -76,7 +76,9 @@ def test_fit_and_evaluate(fit_call: list[object], phantoms: PhantomSet, tmp_path
     assert spec.training["seed"] == 3
     assert spec.training["data"][0]["licence"] == "made by tests"
     assert spec.licence == "Research use only. Not a medical device."
-    assert set(json.loads((run / "data.json").read_text())) == {"index", "root", "index_sha256"}
+    seen = json.loads((run / "data.json").read_text())
+    assert {"index", "root", "index_sha256", "seen_images", "seen_groups"} == set(seen)
+    assert (len(seen["seen_images"]), len(seen["seen_groups"])) == (8, 4)
     assert json.loads((run / "config.json").read_text())["batch_size"] == 2
 
     evaluated = call("evaluate", run, "--fold", 0)
@@ -93,7 +95,7 @@ def test_fit_and_evaluate(fit_call: list[object], phantoms: PhantomSet, tmp_path
     assert started.stderr == ""
     _, child = checkpoint.load_model(other)
     assert child.training["initial_weights"]["sha256"] == checkpoint.weights_sha256(run)
-    assert (child.input.mode.value, child.input.roi_margin, child.name) == ("roi", 0.25, "mass-roi")
+    assert (child.input.mode.value, child.input.roi_margin, child.name) == ("roi", 0.25, "other")
 
 
 def test_fold_0_is_not_needed_to_fit(fit_call: list[object], tmp_path: Path) -> None:

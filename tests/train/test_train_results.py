@@ -109,3 +109,16 @@ def test_errors_name_what_is_missing(run: Path, phantoms: PhantomSet) -> None:
     (run / "config.json").unlink()
     with pytest.raises(UsageError, match=r"holds no config\.json"):
         results.evaluate_fold(run, phantoms.rows(), 0, silent)
+
+
+def test_what_a_run_has_seen_is_no_test_image(run: Path, phantoms: PhantomSet) -> None:
+    """An index that calls a training patient or picture fold 0 proves nothing, and is refused."""
+    fold_0 = [row for row in phantoms.rows() if row.fold == 0]
+    run_data.check_unseen(run, fold_0)
+    seen = next(row for row in phantoms.rows() if row.fold == 2)
+    for renamed in (replace(seen, fold=0, group="somebody else"), replace(fold_0[0], group=seen.group)):
+        with pytest.raises(UsageError, match="is no test image"):
+            run_data.check_unseen(run, [*fold_0, renamed])
+    (run / "data.json").unlink()
+    with pytest.raises(UsageError, match="would prove nothing"):
+        run_data.check_unseen(run, fold_0)

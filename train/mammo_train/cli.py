@@ -101,7 +101,7 @@ def main() -> None:
 @click.option("--config", "settings", type=FILE, help="JSON with fields of TrainConfig; options win over it.")
 @click.option("--roi-margin", type=click.FloatRange(min=0), default=0.5, show_default=True,
               help="Window side is (1 + 2·margin) times the box's.")  # fmt: skip
-@click.option("--name", help="Name in the spec. [default: mass-full or mass-roi]")
+@click.option("--name", help="Name in the spec. [default: the run folder's name]")
 @click.option("--data-note", "notes", multiple=True, callback=_notes, metavar="FOLDER=LICENCE",
               help="Licence and citation of a collection, for spec and model card. Repeatable.")  # fmt: skip
 @_command
@@ -120,7 +120,7 @@ def fit(index: Path, root: Path | None, architecture: str, mode: str, run: Path,
              "validation_fold": validation_fold}  # fmt: skip
     config = presets.train_config(settings, given, pretrained=encoder_weights != "none" or initial is not None)
     choices = recipe.Choices(
-        architecture, mode, name or f"mass-{mode}", encoder_weights, initial, size, roi_margin, notes
+        architecture, mode, name or run.resolve().name, encoder_weights, initial, size, roi_margin, notes
     )
     lines = recipe.train(index, root or index.parent, run, choices, config, _report(quiet))
     click.echo("\n".join(lines))

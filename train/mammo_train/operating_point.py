@@ -20,6 +20,8 @@ from mammo_train.evaluate import lesion_window
 from mammo_train.index import IndexRow
 from mammo_train.metrics import choose_threshold
 
+AREA_TOLERANCE = 0.002
+"""Mean Dice that may be given up for fewer specks."""
 MIN_AREAS_CELLS = (0.0, 4.0, 9.0, 16.0, 25.0, 36.0)
 """Smallest findings tried, in cells of the network's grid."""
 
@@ -58,8 +60,8 @@ def choose_operating_point(
     """Choose on pictures of `kind` among `rows` (the validation fold), at original resolution.
 
     First the threshold with the best mean Dice, with all components kept (ties: closest to 0.5); then, at that
-    threshold, the smallest finding with the best mean Dice (ties: the smaller). Every picture is inferred once.
-    Raises UsageError when there is none.
+    threshold, the largest least area that costs at most `AREA_TOLERANCE` of mean Dice: specks cost
+    trust. Every picture is inferred once. Raises UsageError when there is none.
     """
     maps = [one for row in rows if row.kind == kind for one in _maps(session, spec, row)]
     if not maps:
@@ -71,7 +73,7 @@ def choose_operating_point(
         area: float(np.mean([dice(m.clean(m.probability >= choice.threshold, area), m.truth) for m in maps]))
         for area in MIN_AREAS_CELLS
     }
-    best = max(areas, key=lambda area: (round(areas[area], 12), -area))
+    best = max(area for area in areas if areas[area] >= max(areas.values()) - AREA_TOLERANCE)
     record = {
         "chosen_on": f"{kind} pictures of the validation fold",
         "score": "mean Dice per " + ("lesion" if spec.input.mode is InputMode.ROI else "picture"),

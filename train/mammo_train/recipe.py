@@ -64,7 +64,8 @@ def train(index: Path, root: Path, run: Path, choices: Choices, config: TrainCon
         licence=weights_licence(data, encoder_name),
     )
     fit_network(rows, spec, config, run, encoder, report, choices.initial)
-    run_data.write_data_json(run, index, root)
+    folds = (*config.train_folds, config.validation_fold)
+    run_data.write_data_json(run, index, root, [row for row in rows if row.fold in folds])
     block = results.freeze_operating_point(run, rows, report, index)
     return [*results.summary_lines("validation", block), f"wrote {run}"]
 
@@ -80,6 +81,9 @@ def evaluate_run(
         trained_index, trained_root = run_data.read_data_json(run)
         index, root = trained_index, root or trained_root
     rows = read_index(index, root or index.parent)
+    config = results.read_config(run)
+    if fold not in (*config.train_folds, config.validation_fold):
+        run_data.check_unseen(run, [row for row in rows if row.fold == fold])
     block = results.evaluate_fold(run, rows, fold, report, index)
     return block, [*results.summary_lines(f"fold {fold}", block), f"wrote {run / results.METRICS}"]
 

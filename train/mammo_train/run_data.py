@@ -2,21 +2,48 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from mammo_runtime.atomic import write_text
 from mammo_runtime.errors import UsageError
 from mammo_runtime.hashing import file_sha256
+from mammo_train.index import IndexRow
 
 DATA = "data.json"
 ADVICE = "give --index FILE --root DIR"
 
 
-def write_data_json(run: Path, index: Path, root: Path) -> None:
-    """Write index and root of the data a run was trained on, with the index's sha256."""
-    places = {"index": str(index.resolve()), "root": str(root.resolve()), "index_sha256": file_sha256(index)}
-    write_text(run / DATA, json.dumps(places, indent=1) + "\n")
+def write_data_json(run: Path, index: Path, root: Path, seen: Sequence[IndexRow]) -> None:
+    """Write index and root of the data a run was trained on, and hashes of what training and selection have seen."""
+    content = {
+        "index": str(index.resolve()),
+        "root": str(root.resolve()),
+        "index_sha256": file_sha256(index),
+        "seen_images": sorted({file_sha256(row.image) for row in seen}),
+        "seen_groups": sorted({_group_sha256(row) for row in seen}),
+    }
+    write_text(run / DATA, json.dumps(content, indent=1) + "\n")
+
+
+def check_unseen(run: Path, rows: Sequence[IndexRow]) -> None:
+    """Refuse to test on what the run has seen, whatever fold an index puts it in. Raises UsageError naming one."""
+    path = run / DATA
+    if not path.is_file():
+        raise UsageError(f"{run} does not record what it has seen, so a test on it would prove nothing")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    images, groups = set(content.get("seen_images", ())), set(content.get("seen_groups", ()))
+    for row in rows:
+        if _group_sha256(row) in groups or file_sha256(row.image) in images:
+            raise UsageError(
+                f"leak: {row.image.name} or its patient was used in training or selection of {run}; it is no test image"
+            )
+
+
+def _group_sha256(row: IndexRow) -> str:
+    return hashlib.sha256(row.group.encode()).hexdigest()
 
 
 def read_data_json(run: Path) -> tuple[Path, Path]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mammo_runtime.errors import UsageError
 from mammo_runtime.hashing import file_sha256
+from mammo_runtime.inputs import delimiter
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def read_index(index: Path, root: Path) -> tuple[IndexRow, ...]:
     if not index.is_file():
         raise UsageError(f"there is no index file {index}")
     with index.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
+        reader = csv.DictReader(stream, delimiter=delimiter(stream.readline()))
+        stream.seek(0)
         columns = set(reader.fieldnames or ())
         group_column = "patient" if "patient" in columns else "group"
         missing = {"image", "mask", "fold", "kind", group_column} - columns
@@ -45,6 +47,9 @@ def read_index(index: Path, root: Path) -> tuple[IndexRow, ...]:
         rows = tuple(_row(values, line, root, group_column) for line, values in enumerate(reader, start=2))
     if not rows:
         raise UsageError(f"{index} holds no images")
+    twice = [path for path, count in Counter(row.image for row in rows).items() if count > 1]
+    if twice:
+        raise UsageError(f"{index} lists {twice[0]} more than once")
     return rows
 
 
@@ -59,6 +64,12 @@ def _row(values: dict[str, str], line: int, root: Path, group_column: str) -> In
             kind=values["kind"],
             spacing_mm=float(spacing) if spacing else None,
         )
+        if row.spacing_mm is not None and not 0 < row.spacing_mm <= 5:
+            raise ValueError(f"pixel_spacing_mm is {spacing}, which no image has")
+        if row.kind == "mass" and row.mask is None:
+            raise ValueError("kind is mass, but there is no mask")
+        if row.mask == row.image:
+            raise ValueError("the mask is the picture itself")
     except (TypeError, ValueError) as error:
         raise UsageError(f"index line {line}: {error}") from error
     for path in (row.image, row.mask):
