@@ -139,6 +139,13 @@ def stretch(state: CleaningState, low_percent: float = 1.0, high_percent: float 
     return replace(state, pixels=pixels)
 
 
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "width_px": (0, 100), "threshold": (0, 1), "opening_px": (1, 101), "blacken": (0, 1), "theta_step_deg": (0.1, 90),
+    "votes": (1, 10_000), "max_tilt_deg": (0, 45), "border_px": (0, 500), "exponent": (0.05, 20),
+    "clip_limit": (0.01, 100), "tiles": (1, 64), "low_percent": (0, 49), "high_percent": (51, 100),
+}  # fmt: skip
+"""Smallest and largest value of each parameter: beyond them a spec could crash the process or blind the model."""
+
 STEPS: Mapping[str, Callable[..., CleaningState]] = {
     "mask_border": mask_border,
     "keep_breast": keep_breast,

@@ -26,9 +26,7 @@ def _paths(context: click.Context, parameter: click.Parameter, text: str | tuple
     """Return paths; an empty one (an unset shell variable) would silently be the current folder."""
     if text == "" or (isinstance(text, tuple) and "" in text):
         raise click.BadParameter("an empty path; is a variable unset?")
-    if isinstance(text, tuple):
-        return tuple(Path(one) for one in text)
-    return None if text is None else Path(text)
+    return tuple(map(Path, text)) if isinstance(text, tuple) else text and Path(text)
 
 
 def _saved(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
@@ -101,7 +99,7 @@ def _printable(text: str) -> str:
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
-    default=100_000_000,
+    default=50_000_000,
     show_default=True,
     help="Refuse larger images before they are decoded.",
 )
@@ -213,22 +211,30 @@ def _dry_run(settings: RunSettings, as_json: bool) -> None:
         click.echo(_printable(f"{file.path}" + (f"  (skipped: {file.skip})" if file.skip else "")))
     for name in plan.unmatched:
         click.echo(_printable(f"{name}  (named in the boxes file, but not among the inputs)"))
-    click.echo(f"would look at {len(looked)} of {len(plan.files)} files with {model.spec.name}; nothing was written")
+    click.echo(
+        f"would look at {len(looked)} of {len(plan.files)} files with {_printable(model.spec.name)}, wrote nothing"
+    )
 
 
 class _Progress:
     """Prints progress: one rewritten line with ETA on a terminal, plain lines otherwise; problems always by name."""
 
     def __init__(self, quiet: bool, verbose: bool) -> None:
-        self._quiet, self._verbose = quiet, verbose
-        self._terminal = sys.stderr.isatty()
+        self._verbose = verbose
+        self._quiet = quiet or sys.stderr is None
+        self._terminal = not self._quiet and sys.stderr.isatty()
         self._start = self._last = time.monotonic()
 
     def __call__(self, number: int, total: int, path: str, record: dict[str, Any]) -> None:
         if self._quiet:
             return
+        try:
+            self._report(number, total, path, record)
+        except OSError:  # the terminal or log is gone; the run is not
+            self._quiet = True
+
+    def _report(self, number: int, total: int, path: str, record: dict[str, Any]) -> None:
         now = time.monotonic()
-        # The path itself, in de-identified runs too: the terminal is how the site finds a failed file again.
         line = f"{path}: {record['status']}"
         if record["status"] != "ok":
             self._line(f"{line}: {record['error']}")
@@ -255,7 +261,8 @@ def _closing_lines(summary: dict[str, Any], output: Path) -> None:
         f"files: {counts['inputs']} = {counts['ok']} done{reused} + {counts['failed']} failed + "
         f"{counts['skipped']} skipped; with findings: {counts['with_findings']}"
     )
-    click.echo(f"{summary['model']['name']} {summary['precision']} on {summary['backend']}, {summary['total_s']:.1f} s")
+    name = _printable(summary["model"]["name"])
+    click.echo(f"{name} {summary['precision']} on {summary['backend']}, {summary['total_s']:.1f} s")
     click.echo(_printable(f"report: {output / 'report.html'}"))
     click.echo(f"exit code {summary['exit_code']}: {summary['exit_meaning']}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -53,6 +54,11 @@ def find_inputs(inputs: Sequence[Path], recursive: bool, output: Path, results_m
             raise UsageError(f"there is no file or folder {given}, or it cannot be looked at")
         below = _walk(given, recursive, output, results_mark, notes) if _is_folder(given) else None
         found += [_input_file(given, given.parent)] if below is None else below
+    inside = [f.path for f in found if _lies_below(f.path, output)]
+    if inside:
+        raise UsageError(
+            f"{inside[0]} lies inside the output folder {output}, where it could be overwritten; choose another -o"
+        )
     if not found:
         hint = "" if recursive else " (sub-folders were not searched: --no-recursive)"
         raise UsageError(f"nothing to do: no file in {', '.join(str(p) for p in inputs)}{hint}{_listed(notes)}")
@@ -68,6 +74,10 @@ def _judged_once(found: Sequence[InputFile]) -> tuple[InputFile, ...]:
             own[path] = file
     again = "a link to, or another path of, a file that is judged once"
     return tuple(file if own[path] is file else replace(file, skip=again) for path, file in zip(real, found))
+
+
+def _lies_below(path: Path, folder: Path) -> bool:
+    return os.path.realpath(path).startswith(os.path.realpath(folder) + os.sep)
 
 
 def _is_folder(path: Path) -> bool:
@@ -89,7 +99,7 @@ def _walk(folder: Path, recursive: bool, output: Path, mark: str, notes: list[st
             reason = "the output folder is not an input"
         elif real in entered:
             reason = "leads back to a folder already searched, not entered again"
-        elif mark and current != folder and (current / mark).is_file():
+        elif mark and current != folder and os.path.isfile(current / mark):  # noqa: PTH113
             reason = "holds the results of an earlier run, not searched"
         entered.add(real)
         try:
@@ -175,6 +185,15 @@ def _image_name(text: str | None) -> str:
 
 
 def unmatched_boxes(boxes: Mapping[str, Sequence[Box]], files: Sequence[InputFile]) -> tuple[str, ...]:
-    """Return the images named in the boxes file that are not among the inputs."""
-    present = {name for file in files for name in file.names}
+    """Return the images named in the boxes file that are not among the inputs.
+
+    Raises UsageError when a name means more than one input: a box drawn on one picture must not land on another.
+    """
+    present = Counter(name for file in files if not file.skip for name in set(file.names))
+    for image in boxes:
+        if present[image] > 1:
+            raise UsageError(
+                f"the boxes file's {image} means {present[image]} of the inputs; name them by their full path"
+            )
+    present.update(name for file in files if file.skip for name in file.names)
     return tuple(image for image in boxes if image not in present)

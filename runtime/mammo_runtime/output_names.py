@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,10 @@ MAX_NAME_BYTES = 200
 """Room for the suffix and the temporary name within the 255 bytes file systems allow."""
 
 
+MAX_STEM_BYTES = 1000
+"""A longer relative path is replaced by a hash: below OUT it could pass the system's limit and stop the run."""
+
+
 class OutputNames:
     """Hands out names in the order of the inputs; two that would collide get ~2, ~3 … behind the stem."""
 
@@ -32,6 +37,8 @@ class OutputNames:
     def claim(self, file: InputFile, digest: str, kinds: Sequence[str]) -> dict[str, str]:
         """Return kind → path below OUT, free of collisions also where case is ignored, and keep it reserved."""
         stem = digest[:32] if self._deidentify else _portable(file.relative)
+        if len(os.fsencode(stem)) > MAX_STEM_BYTES:
+            stem = hashlib.sha256(os.fsencode(stem)).hexdigest()[:32]
         owner, number = path_key(file.path), 1
         while True:
             suffix = "" if number == 1 else f"~{number}"

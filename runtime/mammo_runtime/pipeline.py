@@ -23,7 +23,7 @@ from mammo_runtime.ledger import LEDGER, Ledger
 from mammo_runtime.mammogram import Box
 from mammo_runtime.output_names import OutputNames, all_there, remove_pictures
 from mammo_runtime.preprocess import check_content
-from mammo_runtime.readers import ReadOptions, read_image
+from mammo_runtime.readers import ReadOptions, read_image, sniff
 from mammo_runtime.records import Record, failure, finished_record, hidden_name, is_hidden_name, unfinished_record
 from mammo_runtime.segmenter import OperatingPoint, segment
 from mammo_runtime.session import SessionOptions
@@ -83,6 +83,10 @@ class Run:
         if self.boxes is None:
             return None
         return tuple(box for name in dict.fromkeys(file.names) for box in self.boxes.get(name, ()))
+
+    def called(self, path: Path, number: int) -> str:
+        """Return an input's name on the terminal: only its number in de-identified runs, for logs keep them."""
+        return f"input {number}" if self.settings.deidentify else str(path)
 
     def shown(self, path: str) -> str:
         """Return how an input is called in the outputs."""
@@ -155,7 +159,7 @@ def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
             record, taken_over = _one_input(run, file)
             reused += taken_over
             sources.append(path_key(file.path))
-            progress(len(sources), total, str(file.path), record)
+            progress(len(sources), total, run.called(file.path, len(sources)), record)
             if settings.fail_fast and record["status"] == "failed":
                 break
         else:
@@ -165,12 +169,13 @@ def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
                 # No path holds a null character: this key can never be that of an input.
                 sources.append(path_key(Path(f"\0{name}")))
                 ledger.store(sources[-1], "", record, None)
-                progress(len(sources), total, name, record)
+                progress(len(sources), total, run.called(Path(name), len(sources)), record)
         notes = [*(() if settings.deidentify else plan.notes), *model.notes]
-        others = len(set(ledger.output_names().values()) - set(sources))
-        if others:
+        if others := len(set(ledger.output_names().values()) - set(sources)):
             notes.append(f"the output folder also holds pictures of {others} inputs of earlier runs, not listed here")
-        summary = run_record(model, ledger, sources, started, time.perf_counter() - clock)
+        if not (settings.output / LEDGER).is_file():
+            raise OutputError(f"{settings.output} was removed or replaced during the run; its results are lost")
+        summary = run_record(model, ledger, sources, started, time.perf_counter() - clock, settings.point.threshold)
         summary |= {"notes": notes, "settings": _settings_record(settings), "deidentified": settings.deidentify}
         summary["counts"] |= {"not_reached": total - len(sources), "reused": reused}
         write_tables(settings.output, ledger, sources, summary)
@@ -210,8 +215,7 @@ def _one_input(run: Run, file: InputFile) -> tuple[Record, bool]:
     try:
         if file.skip:
             raise UnsuitableImage(file.skip)
-        if file.path.is_file():
-            digest = _digest(file.path)
+        digest = _digest(file.path) if file.path.is_file() else ""
         boxes = run.boxes_of(file)
         key = _work_key(run, digest, boxes)
         earlier = run.ledger.find(source)
@@ -261,8 +265,9 @@ def _segmented(run: Run, file: InputFile, boxes: Sequence[Box] | None) -> tuple[
 
 
 def _digest(path: Path) -> str:
+    """Return the file's sha256, or "" for what no reader takes: a backup of 40 GB is not worth the hour."""
     try:
-        return file_sha256(path)
+        return file_sha256(path) if sniff(path) else ""
     except OSError as error:
         raise UnreadableImage(f"the file cannot be read: {error.strerror or type(error).__name__}") from error
 
@@ -286,11 +291,10 @@ def _work_key(run: Run, digest: str, boxes: Sequence[Box] | None) -> str:
 def _settings_record(settings: RunSettings) -> dict[str, Any]:
     """Return the settings for run.json; paths are left out of de-identified runs."""
     values = asdict(settings)
-    values["precision"] = settings.precision.value
-    values["reading"]["modality"] = settings.reading.modality.value
-    values["inputs"] = [str(path) for path in settings.inputs]
-    values["output"], values["boxes"] = str(settings.output), str(settings.boxes) if settings.boxes else None
+    values["precision"], values["reading"]["modality"] = settings.precision.value, settings.reading.modality.value
+    values["inputs"], values["output"] = [str(path) for path in settings.inputs], str(settings.output)
+    values["boxes"] = str(settings.boxes) if settings.boxes else None
     if settings.deidentify:
-        values |= {"inputs": len(settings.inputs), "output": None, "boxes": settings.boxes is not None}
-        values["model"] = Path(settings.model).name if settings.model else None
+        model = Path(settings.model).name if settings.model else None
+        values |= {"inputs": len(settings.inputs), "output": None, "boxes": values["boxes"] is not None, "model": model}
     return values

@@ -14,7 +14,7 @@ from inspect import signature
 import cv2
 import numpy as np
 
-from mammo_runtime.cleaning import STEPS, CleaningState
+from mammo_runtime.cleaning import LIMITS, STEPS, CleaningState
 from mammo_runtime.errors import ModelRefused, UnsuitableImage, UnusableBox
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.spec import InputMode, InputSpec
@@ -149,6 +149,12 @@ def check_cleaning(spec: InputSpec) -> None:
         if unknown:
             takes = ", ".join(known)
             raise ModelRefused(f"the cleaning step {step.name!r} has no {', '.join(unknown)}; it takes {takes}")
+        for name, value in step.parameters.items():
+            low, high = LIMITS[name]
+            if not low <= value <= high:
+                raise ModelRefused(
+                    f"the cleaning step {step.name!r} has {name} = {value:g}, not from {low:g} to {high:g}"
+                )
 
 
 def normalise(grid: np.ndarray, spec: InputSpec) -> np.ndarray:

@@ -83,8 +83,10 @@ class InputSpec:
             raise ValueError("mean, std and margins must be finite numbers, margins not negative")
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(f"mean and std need one value for each of the {self.channels} channels")
-        if min(self.height, self.width, self.working_side_px) < 8 or min(self.std) <= 0:
-            raise ValueError("input sizes must be at least 8 pixels, std positive")
+        if not all(8 <= side <= 8192 for side in (self.height, self.width, self.working_side_px)):
+            raise ValueError("input sizes must lie between 8 and 8192 pixels")
+        if not all(abs(v) <= 1e3 for v in self.mean) or not all(1e-4 <= v <= 1e3 for v in self.std):
+            raise ValueError("mean must lie within 1000, std between 0.0001 and 1000")
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class ModelSpec:
             known["task"], known["modality"] = Task(known["task"]), Modality(known["modality"])
             known["precision"], known["classes"] = Precision(known["precision"]), tuple(known["classes"])
             return cls(input=InputSpec(**raw_input), **known)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ModelRefused(f"the model's spec is not valid ({reason}). Export the model again.") from error
 

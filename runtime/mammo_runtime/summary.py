@@ -20,9 +20,17 @@ from mammo_runtime.writers.tables import write_results_csv, write_results_jsonl
 
 
 def run_record(
-    model: LoadedModel, ledger: Ledger, sources: Sequence[bytes], started: datetime, total_s: float
+    model: LoadedModel,
+    ledger: Ledger,
+    sources: Sequence[bytes],
+    started: datetime,
+    total_s: float,
+    threshold: float | None = None,
 ) -> dict[str, Any]:
-    """Return run.json's content for the given inputs (the ledger's keys), as the ledger holds them."""
+    """Return run.json's content for the given inputs (the ledger's keys), as the ledger holds them.
+
+    `threshold` is the user's, None for the model's own.
+    """
     counts = dict.fromkeys(("inputs", "ok", "failed", "skipped", "with_findings", "findings"), 0)
     for record in ledger.records(sources):
         counts["inputs"] += 1
@@ -42,7 +50,8 @@ def run_record(
             "task": spec.task.value,
             "modality": spec.modality.value,
             "input": f"{spec.input.mode.value} {spec.input.height}x{spec.input.width}",
-            "threshold": spec.threshold,
+            "threshold": spec.threshold if threshold is None else threshold,
+            "own_threshold": spec.threshold,
             "licence": spec.licence,
         },
         "backend": model.session.backend,

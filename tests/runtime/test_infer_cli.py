@@ -153,7 +153,7 @@ def test_a_dry_run_writes_nothing(small: Path, tmp_path: Path, model: Path) -> N
     before = files_below(tmp_path)
     plain = infer(small, "--dry-run", "--model", model, cwd=tmp_path)
     assert plain.returncode == 0
-    assert "would look at 2 of 2 files with tiny; nothing was written" in plain.stdout
+    assert "would look at 2 of 2 files with tiny, wrote nothing" in plain.stdout
     told = infer(small, "-o", tmp_path / "out", "--dry-run", "--model", model, "--json")
     assert json.loads(told.stdout)["inputs"] == [str(small / "a.png"), str(small / "n.txt")]
     assert files_below(tmp_path) == before

@@ -194,3 +194,24 @@ def test_boxes_for_absent_images_are_found(tmp_path: Path) -> None:
     touch(tmp_path / "a.png", tmp_path / "sub" / "b.png")
     boxes = {name: (Box(0, 0, 1, 1),) for name in ("sub/b.png", "b.png", "c.png")}
     assert unmatched_boxes(boxes, find(tmp_path).files) == ("b.png", "c.png")
+
+
+def test_an_input_that_the_run_could_overwrite_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "out" / "masks" / "a.png")
+    with pytest.raises(UsageError, match="could be overwritten"):
+        find(tmp_path / "out" / "masks", output=tmp_path / "out")
+
+
+def test_a_box_never_lands_on_two_pictures(tmp_path: Path) -> None:
+    touch(tmp_path / "p1" / "CC.png", tmp_path / "p2" / "CC.png")
+    files = find(tmp_path / "p1", tmp_path / "p2").files
+    box = (Box(1, 1, 5, 5),)
+    with pytest.raises(UsageError, match="means 2 of the inputs"):
+        unmatched_boxes({"CC.png": box}, files)
+    assert unmatched_boxes({(tmp_path / "p1" / "CC.png").as_posix(): box, "x.png": box}, files) == ("x.png",)
+
+
+def test_boxes_of_a_spreadsheet_with_semicolons(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text("image;x;y;width;height\na.png;1;2;3;4\n")
+    assert read_boxes(path) == {"a.png": (Box(1, 2, 3, 4),)}

@@ -427,3 +427,19 @@ def test_run_json_tells_what_ran(settings: RunSettings, tmp_path: Path) -> None:
     assert summary["settings"]["inputs"] == [str(settings.inputs[0])]
     assert any("could not be checked" in note for note in summary["notes"])
     assert summary["machine"]["python"] == sys.version.split()[0]
+
+
+def test_the_threshold_on_record_is_the_one_used(settings: RunSettings) -> None:
+    save(settings.inputs[0] / "a.png")
+    summary = go(replace(settings, point=OperatingPoint(threshold=0.9)))
+    assert summary["model"]["threshold"] == records(settings.output)[0]["threshold"] == 0.9
+    assert summary["model"]["own_threshold"] != 0.9
+
+
+def test_what_no_reader_takes_is_not_read_through(settings: RunSettings) -> None:
+    (settings.inputs[0] / "backup.zip").write_bytes(b"PK\x03\x04" + bytes(100))
+    save(settings.inputs[0] / "a.png")
+    go(settings)
+    found = {Path(r["image"]).name: r["file_sha256"] for r in records(settings.output)}
+    assert found["backup.zip"] is None
+    assert len(found["a.png"]) == 64

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from inspect import signature
 
 import cv2
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from mammo_runtime.cleaning import LIMITS, STEPS
 from mammo_runtime.errors import ModelRefused, UnsuitableImage, UnusableBox
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.preprocess import Placement, Rectangle, _cut, check_content, normalise, preprocess, roi_window
@@ -261,3 +263,18 @@ def test_what_shows_nothing_is_refused() -> None:
     check_content(image, [Box(12, 12, 30, 30)])
     with pytest.raises(UnusableBox, match=r"the box 40,40,8,8 shows nothing but black"):
         check_content(image, [Box(12, 12, 4, 4), Box(40, 40, 8, 8)])
+
+
+@pytest.mark.parametrize(
+    "step",
+    [CleaningStep("clahe", {"tiles": 0}), CleaningStep("keep_breast", {"opening_px": 2000}),
+     CleaningStep("mask_border", {"width_px": 300})],
+)  # fmt: skip
+def test_parameters_that_crash_or_blind_are_refused(step: CleaningStep) -> None:
+    with pytest.raises(ModelRefused, match="not from"):
+        preprocess(mammogram(np.eye(64, dtype=np.uint8)), replace(PLAIN, cleaning=(step,)))
+
+
+def test_every_parameter_of_every_step_has_limits() -> None:
+    parameters = {name for step in STEPS.values() for name in list(signature(step).parameters)[1:]}
+    assert parameters == set(LIMITS)

@@ -172,6 +172,8 @@ def pnm_header(content: bytes) -> RasterHeader:
     present = len(content) - offset - 1
     if present < needed:
         raise UnreadableImage(f"the PNM is cut off: {max(present, 0)} of {needed} bytes are there")
+    if kind in b"56" and present == needed + 1 and content[offset : offset + 2] == b"\r\n":
+        raise UnreadableImage("the PNM header has Windows line ends, which shift every pixel; save the file again")
     return RasterHeader(
         rows=rows,
         columns=columns,

@@ -18,7 +18,7 @@ class ReadOptions:
     """Which of the file's windows or VOI LUTs to use; 0 is the vendor's default."""
     allow_for_processing: bool = False
     """Accept raw detector images (Presentation Intent FOR PROCESSING)."""
-    max_pixels: int = 100_000_000
+    max_pixels: int = 50_000_000
     """Larger pictures are refused from their header, before anything is allocated."""
     modality: Modality = Modality.MAMMOGRAPHY
     """What the model takes; pictures of another kind are refused."""
@@ -31,10 +31,16 @@ class ReadOptions:
             raise ValueError("voi_index must not be negative, max_pixels must be positive")
 
 
+MAX_SIDE_PX = 65_535
+"""What DICOM can state; PNG encoders give up at a million."""
+
+
 def checked_pixel_count(rows: int, columns: int, max_pixels: int) -> str | None:
     """Return why a picture of this size is refused (a clause without subject), or None when it is fine."""
     if rows < 1 or columns < 1:
         return "states no picture size"
+    if max(rows, columns) > MAX_SIDE_PX:
+        return f"states {rows} x {columns} pixels: no side may be longer than {MAX_SIDE_PX}"
     if rows * columns > max_pixels:
         return f"states {rows} x {columns} pixels, more than the limit of {max_pixels} pixels"
     return None

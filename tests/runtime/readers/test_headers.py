@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mammo_runtime.errors import UnreadableImage
-from mammo_runtime.readers.headers import read_header
+from mammo_runtime.readers.headers import pnm_header, read_header
+from mammo_runtime.readers.options import checked_pixel_count
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (40, 60)).astype(np.uint16)
 
@@ -114,3 +115,15 @@ def test_mutated_headers_give_a_header_or_a_sentence(file_format: str, edits: li
 def test_garbage_after_the_magic_bytes_survives(file_format: str, garbage: bytes) -> None:
     with suppress(UnreadableImage):  # anything else fails the test
         assert isinstance(read_header(file_format, SAMPLES[file_format][:8] + garbage).rows, int)
+
+
+def test_windows_line_ends_in_a_pgm_are_refused() -> None:
+    pixels = bytes(range(12))
+    assert pnm_header(b"P5\n4 3\n255\n" + pixels).rows == 3
+    with pytest.raises(UnreadableImage, match="Windows line ends"):
+        pnm_header(b"P5\r\n4 3\r\n255\r\n" + pixels)
+
+
+def test_no_side_is_longer_than_dicom_can_state() -> None:
+    assert checked_pixel_count(65_535, 9, 10**9) is None
+    assert "no side" in str(checked_pixel_count(9, 65_536, 10**9))

@@ -128,7 +128,7 @@ def test_every_record_is_on_the_page_with_its_words(tmp_path: Path) -> None:
     assert [c["data-kind"] for c in page.cards] == ["with", "without", "failed", "skipped"]
     for words in (
         *(DISCLAIMER, "mass-full", "cd" * 32, "onnxruntime 1.31", "2026-10-03 14:05:12", "No GPU was found."),
-        *("2 of 4 images were not judged", "the pixel data is cut off", "modality US is not mammography"),
+        *("2 of 4 files were not judged", "the pixel data is cut off", "modality US is not mammography"),
         *("2 findings", "No mass marked by the model", "x 430, y 701", "145 mm²", "16.3 × 11.6 mm", "0.74", "0.93"),
         *("Right MLO", "800 × 1024 px", "0.2 mm (user)", "laterality from the file name", "18.7 s"),
     ):
