@@ -154,7 +154,6 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Task", ", ".join(str(model[k]) for k in ("task", "modality") if model.get(k)) or _UNKNOWN),
         ("Network input", _words(model.get("input"))),
         ("Threshold", _words(model.get("threshold"))),
-        ("Model licence", _words(model.get("licence"))),
         ("Backend", _words(run.get("backend"))),
         ("Precision", _words(run.get("precision"))),
         ("Toolkit", f"mammo-edge {_words(run.get('toolkit_version'))}"),
@@ -162,6 +161,7 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Finished", _when(run.get("finished"))),
         ("Total time", f"{run['total_s']:.1f} s" if run.get("total_s") is not None else _UNKNOWN),
         ("Outcome", outcome.strip()),
+        ("Model licence", _words(model.get("licence"))),
         ("Model SHA-256", _words(model.get("sha256"))),
     ]
 
