@@ -168,4 +168,6 @@ def write_demo_folder(folder: Path) -> tuple[Path, ...]:
 
 def _write_encoded(path: Path, suffix: str, pixels: np.ndarray) -> None:
     """Encode in memory and write by Python: OpenCV's own writer fails on Windows paths outside its code page."""
-    path.write_bytes(cv2.imencode(suffix, pixels)[1].tobytes())
+    # Deflate, since a reader can check it for damage; OpenCV would take LZW.
+    options = [cv2.IMWRITE_TIFF_COMPRESSION, 8] if suffix == ".tif" else []
+    path.write_bytes(cv2.imencode(suffix, pixels, options)[1].tobytes())

@@ -69,6 +69,8 @@ def _admit(header: RasterHeader, file_format: str, options: ReadOptions) -> tupl
         depth = f"{header.bits} bits" if header.bits else "an unequal number of bits"
         raise UnreadableImage(f"{depth} per sample are not read: save it as 8 or 16 bit grey-scale")
     notes = []
+    if header.unchecked:
+        notes.append("the compression has no checksum: damage inside the picture cannot be seen")
     if header.pages > 1:
         notes.append("the file has several pages: only the first is read")
     if header.orientation != 1:

@@ -28,5 +28,7 @@ class RasterHeader:
     orientation_offset: int | None = None
     """Where in a TIFF file the orientation value stands."""
     pages: int = 1
+    unchecked: bool = False
+    """The pixels are compressed in a form that nothing here can check for damage (LZW, PackBits … in TIFF)."""
     variant: str = ""
     """A sub-format that no decoder here reads ("JPEG lossless", "arithmetic JPEG" …); empty when fine."""

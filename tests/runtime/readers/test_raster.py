@@ -229,3 +229,30 @@ def test_damaged_bytes_never_escape(tmp_path: Path, suffix: str, capfd: pytest.C
 def test_real_16_bit_mammograms(shared_data: Path) -> None:
     whites = {read_image(path).white for path in sorted((shared_data / "ffdm_16bit").rglob("*.png"))}
     assert whites == {4095, 65535}
+
+
+@pytest.mark.parametrize("damage", ["zeroed", "cut"])
+def test_a_damaged_deflate_tiff_is_refused(tmp_path: Path, damage: str) -> None:
+    """OpenCV returns a picture with garbage rows for such an 8-bit file."""
+    rng = np.random.default_rng(3)
+    pixels = rng.integers(0, 255, (64, 64), np.uint8)
+    parameters = [cv2.IMWRITE_TIFF_COMPRESSION, 8]
+    content = bytearray(cv2.imencode(".tif", pixels, parameters)[1].tobytes())
+    sound = tmp_path / "sound.tif"
+    sound.write_bytes(content)
+    assert np.array_equal(read_image(sound).pixels, pixels)
+    start = content.index(b"\x78")
+    if damage == "zeroed":
+        content[start + 200 : start + 400] = bytes(200)
+    else:
+        content[start : start + 40] = bytes(40)
+    broken = tmp_path / "broken.tif"
+    broken.write_bytes(content)
+    with pytest.raises(UnreadableImage, match="compressed data is damaged"):
+        read_image(broken)
+
+
+def test_compression_without_checksum_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "lzw.tif"
+    path.write_bytes(cv2.imencode(".tif", EIGHT_BIT, [cv2.IMWRITE_TIFF_COMPRESSION, 5])[1].tobytes())
+    assert any("no checksum" in note for note in read_image(path).notes)
