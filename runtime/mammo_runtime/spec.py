@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from math import isfinite
 from typing import Any
@@ -173,6 +173,3 @@ class ModelSpec:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-
-
-SPEC_FIELDS = tuple(f.name for f in fields(ModelSpec))

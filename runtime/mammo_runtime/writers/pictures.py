@@ -79,11 +79,6 @@ def overlay_picture(image: Mammogram, segmentation: Segmentation, boxes: Sequenc
     return canvas
 
 
-def overlay_png(image: Mammogram, segmentation: Segmentation, boxes: Sequence[Box] | None = None) -> bytes:
-    """Encode `overlay_picture` of the same arguments as an 8-bit RGB PNG. Raises OutputError."""
-    return picture_png(overlay_picture(image, segmentation, boxes))
-
-
 def picture_png(picture: np.ndarray) -> bytes:
     """Encode an RGB picture, uint8 [rows, columns, 3], as PNG. Raises OutputError."""
     _require_rgb(picture)
