@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from mammo_runtime.errors import GateMissed
-from mammo_runtime.spec import METADATA_KEY, ModelSpec
+from mammo_runtime.spec import METADATA_KEY, Activation, ModelSpec
 
 OPSET = 18
 MAX_IR_VERSION = 10
@@ -58,8 +58,8 @@ def add_activation(graph: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
 
     Raises GateMissed on an unknown activation.
     """
-    if spec.activation != "sigmoid":
-        raise GateMissed(f"the exporter cannot append the activation {spec.activation!r}")
+    if spec.activation is not Activation.SIGMOID:
+        raise GateMissed(f"the exporter cannot append the activation {spec.activation.value}")
     model = onnx.ModelProto()
     model.CopyFrom(graph)
     shape = [d.dim_param or d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim]

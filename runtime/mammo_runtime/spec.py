@@ -32,6 +32,41 @@ class InputMode(str, Enum):
     ROI = "roi"
 
 
+class Fit(str, Enum):
+    """How a picture is laid on the network's grid."""
+
+    CENTRE = "centre"
+    """Aspect ratio kept, centred; the rest is black."""
+    CORNER = "corner"
+    """Aspect ratio kept, at the top left; the rest is 0 after normalisation (Segment Anything)."""
+    STRETCH = "stretch"
+    """Each axis scaled by itself to fill the grid (MedSAM)."""
+
+
+class Scaling(str, Enum):
+    """How stored pixels come to 0..1 before mean and standard deviation."""
+
+    WHITE = "white"
+    """Divided by the format's white value: grey stays what the file says."""
+    MIN_MAX = "min_max"
+    """The picture's (or window's) own minimum becomes 0, its maximum 1 (MedSAM)."""
+
+
+class Activation(str, Enum):
+    """What the exporter appends to the network's logits, so that every backend returns what `Session` promises."""
+
+    SIGMOID = "sigmoid"
+    """float32 probabilities [N, 1, H, W]; of a prompted model [1, boxes, 1, side, side]."""
+    SOFTMAX = "softmax"
+    """float32 probabilities of the classes [N, classes]."""
+    ARGMAX = "argmax"
+    """uint8 labels [N, 1, H, W]: the number of the likeliest class, `NOT_FINITE` where a logit is NaN or infinite."""
+
+
+NOT_FINITE = 255
+"""Label of a pixel whose logits were not finite: arg-max would hide it."""
+
+
 class Precision(str, Enum):
     """Precision of the graph itself, not of a builder flag."""
 
@@ -59,6 +94,10 @@ class InputSpec:
     mode: InputMode = InputMode.FULL
     channels: int = 3
     """A grey image is repeated over the channels."""
+    colour: bool = False
+    """True: a colour picture keeps its three channels (histology); False: everything is seen in grey."""
+    fit: Fit = Fit.CENTRE
+    scaling: Scaling = Scaling.WHITE
     height: int = 256
     width: int = 256
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -87,6 +126,31 @@ class InputSpec:
             raise ValueError("input sizes must lie between 8 and 8192 pixels")
         if not all(abs(v) <= 1e3 for v in self.mean) or not all(1e-4 <= v <= 1e3 for v in self.std):
             raise ValueError("mean must lie within 1000, std between 0.0001 and 1000")
+        if self.colour and (self.channels != 3 or self.cleaning or self.breast_crop_margin is not None):
+            raise ValueError("colour needs three channels, and neither cleaning nor a breast crop, which are for grey")
+
+
+@dataclass(frozen=True)
+class PromptSpec:
+    """What lies between the two graphs of a prompted model: encoder (image → embedding), decoder (box → mask)."""
+
+    embedding: tuple[int, int, int]
+    """Channels, height and width of the image embedding."""
+    mask_side: int
+    """The decoder answers float32 [1, boxes, 1, mask_side, mask_side], which covers the whole input grid."""
+
+    def __post_init__(self) -> None:
+        sizes = (*self.embedding, self.mask_side)
+        if len(sizes) != 4 or not all(isinstance(v, int) and 1 <= v <= 8192 for v in sizes):
+            raise ValueError("embedding (channels, height, width) and mask_side must be whole numbers from 1 to 8192")
+
+
+ACTIVATION_OF: Mapping[Task, Activation] = {
+    Task.SEGMENTATION: Activation.SIGMOID,
+    Task.MULTICLASS: Activation.ARGMAX,
+    Task.CLASSIFICATION: Activation.SOFTMAX,
+    Task.PROMPTED: Activation.SIGMOID,
+}
 
 
 @dataclass(frozen=True)
@@ -95,12 +159,16 @@ class ModelSpec:
 
     name: str
     architecture: str
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Options the network was built with, such as its width; with `architecture` they rebuild it."""
     task: Task = Task.SEGMENTATION
     modality: Modality = Modality.MAMMOGRAPHY
     input: InputSpec = field(default_factory=InputSpec)
     classes: tuple[str, ...] = ("mass",)
-    activation: str = "sigmoid"
-    """Applied in the exported graph, so that every backend returns probabilities."""
+    activation: Activation = Activation.SIGMOID
+    """Applied in the exported graph."""
+    prompt: PromptSpec | None = None
+    """Of prompted models only."""
     threshold: float = 0.5
     """Operating point on the probability, chosen on validation data and frozen."""
     min_area_cells: float = 0.0
@@ -123,6 +191,14 @@ class ModelSpec:
             raise ValueError(f"min_area_cells must be a number of at least 0, got {self.min_area_cells!r}")
         if not (isinstance(self.name, str) and self.name and self.classes):
             raise ValueError("a model needs a name and at least one class")
+        if self.activation is not ACTIVATION_OF[self.task]:
+            raise ValueError(f"the task {self.task.value} ends in {ACTIVATION_OF[self.task].value}")
+        if (self.task is Task.PROMPTED) != (self.prompt is not None):
+            raise ValueError("a prompted model, and no other, says what lies between its two graphs")
+        if self.task is not Task.SEGMENTATION and self.input.mode is not InputMode.FULL:
+            raise ValueError("only segmentation looks at windows; the boxes of a prompted model go to its decoder")
+        if self.task in (Task.MULTICLASS, Task.CLASSIFICATION) and not 2 <= len(self.classes) < NOT_FINITE:
+            raise ValueError(f"the task {self.task.value} needs from 2 to {NOT_FINITE - 1} classes")
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; `from_dict` is its inverse."""
@@ -147,9 +223,13 @@ class ModelSpec:
             known = dict(values)
             raw_input = dict(known.pop("input"))
             raw_input["mode"] = InputMode(raw_input["mode"])
+            raw_input["fit"] = Fit(raw_input.get("fit", Fit.CENTRE))
+            raw_input["scaling"] = Scaling(raw_input.get("scaling", Scaling.WHITE))
             raw_input["mean"], raw_input["std"] = tuple(raw_input["mean"]), tuple(raw_input["std"])
             raw_input["cleaning"] = tuple(CleaningStep(s["name"], dict(s["parameters"])) for s in raw_input["cleaning"])
             known["task"], known["modality"] = Task(known["task"]), Modality(known["modality"])
+            known["activation"], prompt = Activation(known["activation"]), known.get("prompt")
+            known["prompt"] = prompt and PromptSpec(tuple(prompt["embedding"]), prompt["mask_side"])
             known["precision"], known["classes"] = Precision(known["precision"]), tuple(known["classes"])
             return cls(input=InputSpec(**raw_input), **known)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -38,7 +38,7 @@ def load_model(run: Path) -> tuple[nn.Module, ModelSpec]:
         if not (run / name).is_file():
             raise UsageError(f"{run} holds no {name}; is it a finished run of `mammo-train fit`?")
     spec = ModelSpec.from_dict(json.loads((run / SPEC).read_text(encoding="utf-8")))
-    network = models.build(spec.architecture, len(spec.classes))
+    network = models.build_for(spec)
     network.load_state_dict(load_file(run / WEIGHTS))
     return network.eval(), spec
 

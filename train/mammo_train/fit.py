@@ -60,7 +60,7 @@ def fit(
     report(f"{len(train_set)} training samples, {len(validation_set)} validation samples, on {device}")
 
     torch.manual_seed(config.seed)
-    network = models.build(spec.architecture, len(spec.classes))
+    network = models.build_for(spec)
     if stored is None:
         _load_start(network, encoder_weights, initial, train_set, report)
     learner = _learner(network, config, device)
@@ -69,7 +69,7 @@ def fit(
         report(f"resuming after epoch {learner.progress.epoch}")
 
     progress = learner.progress
-    validated = models.build(spec.architecture, len(spec.classes)).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    validated = models.build_for(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.early_stop_patience:
         started = time.perf_counter()
         frozen = _enter_epoch(learner, config)

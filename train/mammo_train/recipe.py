@@ -45,8 +45,8 @@ def train(index: Path, root: Path, run: Path, choices: Choices, config: TrainCon
     Raises UsageError for anything wrong with index, folds, weights or the run folder.
     """
     rows = read_index(index, root)
-    models.build(choices.architecture)  # an unknown name is refused before anything is read or downloaded
-    known = models.ARCHITECTURES[choices.architecture]
+    models.known(choices.architecture)  # an unknown name is refused before anything is read or downloaded
+    known = models.known(choices.architecture)
     encoder = presets.encoder_file(choices.encoder_weights)
     statistics = presets.IMAGENET if choices.encoder_weights == "imagenet" else presets.SYMMETRIC
     encoder_name = encoder.name if encoder else "none"

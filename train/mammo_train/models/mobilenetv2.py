@@ -46,15 +46,16 @@ class MobileNetV2Encoder(nn.Module):
 class MobileNetV2ResUNet(nn.Module):
     """MobileNetV2 encoder, residual decoder, logits out: [N, 3, H, W] → [N, classes, H, W]; 5,697,969 parameters."""
 
-    def __init__(self, classes: int = 1) -> None:
+    def __init__(self, channels: int = 3, classes: int = 1, width: tuple[int, ...] = DECODER_CHANNELS[::-1]) -> None:
         super().__init__()
         self.encoder = MobileNetV2Encoder()
-        inputs = (BRIDGE_CHANNELS, *DECODER_CHANNELS[:-1])
+        decoder = width[::-1]
+        inputs = (BRIDGE_CHANNELS, *decoder[:-1])
         skips = (*reversed(SKIP_CHANNELS), 0)
         self.decoder = nn.ModuleList(
-            ResidualBlock(i + skip, o) for i, skip, o in zip(inputs, skips, DECODER_CHANNELS, strict=True)
+            ResidualBlock(i + skip, o) for i, skip, o in zip(inputs, skips, decoder, strict=True)
         )
-        self.head = nn.Conv2d(DECODER_CHANNELS[-1], classes, 1)
+        self.head = nn.Conv2d(decoder[-1], classes, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits float [N, classes, H, W]; H and W must be multiples of 32."""
