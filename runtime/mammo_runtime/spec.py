@@ -94,10 +94,6 @@ class InputSpec:
     mode: InputMode = InputMode.FULL
     channels: int = 3
     """A grey image is repeated over the channels."""
-    colour: bool = False
-    """True: a colour picture keeps its three channels (histology); False: everything is seen in grey."""
-    fit: Fit = Fit.CENTRE
-    scaling: Scaling = Scaling.WHITE
     height: int = 256
     width: int = 256
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
@@ -112,6 +108,10 @@ class InputSpec:
     """FULL mode: crop to the breast found by `keep_breast`, widened by this fraction of its size. None: no crop."""
     roi_margin: float = 0.5
     """ROI mode: the window's side is (1 + 2·margin) times the longer side of the box."""
+    colour: bool = False
+    """True: a colour picture keeps its three channels (histology); False: everything is seen in grey."""
+    fit: Fit = Fit.CENTRE
+    scaling: Scaling = Scaling.WHITE
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.height, self.width, self.working_side_px)
