@@ -17,7 +17,6 @@ from mammo_train.metrics import (
     METRICS,
     Counts,
     amount,
-    choose_threshold,
     count,
     identity_problem,
     measure,
@@ -26,19 +25,8 @@ from mammo_train.metrics import (
     summarise,
     with_interval,
 )
+from reported_rows import REPORTED
 
-STUDY_000 = {  # Dice, IoU of the study's test table
-    "AUNet": (0.3630, 0.2189), "Dense UNet": (0.3665, 0.2239), "UNet++": (0.3406, 0.2243), "CDUNet": (0.3534, 0.2239),
-    "CUNet++": (0.3234, 0.3234), "CAUNet": (0.3789, 0.2458), "CDUNet (Cropped)": (0.8495, 0.7360),
-    "Dense UNet (Cropped)": (0.8179, 0.6901), "CAUNet (Cropped)": (0.8663, 0.7620),
-    "AUNet (Cropped)": (0.8484, 0.7344), "MSANet (Cropped)": (0.8556, 0.7409), "CUNet++ (Cropped)": (0.8344, 0.7577),
-}  # fmt: skip
-STUDY_003 = [  # pooled rows: IoU, F1, G-mean, sensitivity, specificity, precision
-    (0.109, 0.197, 0.49, 0.243, 0.987, 0.165),
-    (0.117, 0.21, 0.493, 0.246, 0.989, 0.184),
-    (0.153, 0.266, 0.504, 0.256, 0.993, 0.277),
-    (0.054, 0.103, 0.842, 0.831, 0.852, 0.055),
-]
 COUNTS = st.builds(Counts, *[st.integers(0, 500)] * 4).filter(lambda c: c.tp + c.fp + c.fn + c.tn > 0)
 
 
@@ -129,19 +117,29 @@ def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_the_two_contradictory_rows_of_study_000_are_flagged_and_no_other() -> None:
-    flagged = {name for name, (d, i) in STUDY_000.items() if reported_row_problem({"dice": d, "iou": i})}
-    assert flagged == {"CUNet++", "CUNet++ (Cropped)"}
+@pytest.mark.parametrize("study", sorted({row.study for row in REPORTED}))
+def test_exactly_the_contradictory_rows_of_the_studies_are_flagged(study: str) -> None:
+    rows = [row for row in REPORTED if row.study == study]
+    flagged = {row.name: reported_row_problem(row.values) for row in rows}
+    assert {name for name, problem in flagged.items() if problem} == {row.name for row in rows if row.flagged}
+    for row in rows:
+        assert row.flagged in (flagged[row.name] or "")
 
 
 def test_study_003_agrees_within_rounding() -> None:
-    names = ("iou", "dice", "g_mean", "sensitivity", "specificity", "precision")
-    for row in STUDY_003:
-        assert reported_row_problem(dict(zip(names, row)), tolerance=0.001) is None
+    rows = [dict(row.values) for row in REPORTED if row.study == "003"]
+    assert len(rows) == 4
+    for row in rows:
+        assert reported_row_problem(row, tolerance=0.001, rounding=0.001) is None
     for column in ("iou", "g_mean", "dice"):
-        wrong = dict(zip(names, STUDY_003[2]))
-        wrong[column] += 0.01
+        wrong = {**rows[2], column: rows[2][column] + 0.01}
         assert reported_row_problem(wrong, tolerance=0.001) is not None
+
+
+def test_columns_that_are_missing_are_not_checked() -> None:
+    assert reported_row_problem({}) is None
+    assert reported_row_problem({"dice": 0.6, "accuracy": 0.9, "loss": 2.0}) is None
+    assert reported_row_problem({"dice": 0.0, "precision": 0.0, "sensitivity": 0.0}) is None
 
 
 @pytest.mark.parametrize(
@@ -174,60 +172,6 @@ def test_nothing_to_summarise_is_refused() -> None:
         summarise([], [])
     with pytest.raises(UsageError):
         summarise([Counts(1, 0, 0, 0)], ["a", "b"])
-
-
-def maps(*levels: float) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return a map that holds the mass at levels[0] and clutter at levels[1], with its truth."""
-    probability, truth = np.zeros((10, 10), np.float32), np.zeros((10, 10), bool)
-    truth[2:6, 2:6] = True
-    probability[truth] = levels[0]
-    probability[7:9, 7:9] = levels[1]
-    return [probability], [truth]
-
-
-def test_the_best_threshold_wins_and_ties_go_to_the_middle() -> None:
-    # Any threshold above the clutter (0.62) and up to the mass (0.83) is perfect; 0.65 lies closest to 0.5.
-    choice = choose_threshold(*maps(0.83, 0.62))
-    assert (choice.threshold, choice.score) == (0.65, 1.0)
-    assert choice.scores[0.8] == 1.0
-    assert choice.scores[0.6] == pytest.approx(2 * 16 / (20 + 16))
-    assert choice.scores[0.85] == 0
-    assert choose_threshold(*maps(0.9, 0.0)).threshold == 0.5
-    assert choose_threshold(*maps(0.38, 0.12)).threshold == 0.35
-
-
-def test_pooled_iou_and_g_mean() -> None:
-    probabilities, truths = (a + b for a, b in zip(maps(0.9, 0.3), maps(0.4, 0.3)))
-    assert choose_threshold(probabilities, truths, "iou").threshold == 0.4
-    assert choose_threshold(probabilities, truths, "iou").scores[0.5] == pytest.approx(16 / 32)
-    assert choose_threshold(probabilities, truths, "gmean").scores[0.5] == pytest.approx(math.sqrt(0.5))
-
-
-def test_metrics_may_disagree_on_the_threshold() -> None:
-    # A tiny mass found early but with clutter: the per-image Dice and the pooled IoU weigh it differently.
-    large, small = np.full((20, 20), 0.9, np.float32), np.zeros((20, 20), np.float32)
-    large[:, 10:] = 0.3
-    small[0, :2], small[5:8, :10] = 0.25, 0.15
-    truths = [large > 0.5, small > 0.2]
-    assert choose_threshold([large, small], truths, "dice").threshold == 0.25
-    assert choose_threshold([large, small], truths, "iou").threshold == pytest.approx(0.5)
-
-
-def test_postprocessing_sees_each_mask() -> None:
-    def drop_clutter(number: int, mask: np.ndarray) -> np.ndarray:
-        assert number == 0
-        return mask & maps(1, 0)[1][0]
-
-    assert choose_threshold(*maps(0.83, 0.62), postprocess=drop_clutter).threshold == 0.5
-
-
-def test_threshold_errors() -> None:
-    with pytest.raises(UsageError, match="dice, iou, gmean"):
-        choose_threshold(*maps(0.9, 0.1), metric="auc")
-    with pytest.raises(UsageError, match="no validation picture"):
-        choose_threshold([], [])
-    with pytest.raises(UsageError, match="undefined"):
-        choose_threshold([np.zeros((4, 4))], [np.zeros((4, 4), bool)], "gmean")
 
 
 def test_words() -> None:

@@ -8,7 +8,7 @@ as in `mammo_runtime.overlap`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,11 @@ from mammo_runtime.errors import MammoError, UsageError
 
 METRICS = ("dice", "iou", "sensitivity", "specificity", "precision", "accuracy", "g_mean")
 RESAMPLES = 2000
-THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 20))
-"""What `choose_threshold` tries: 0.05, 0.10 … 0.95."""
 REPORTED_TOLERANCE = 0.03
-"""Of published rows whose averaging is unknown: ten of the twelve rows of study 000 differ from the
+"""Of Dice and IoU in published rows whose averaging is unknown: ten of the twelve rows of study 000 differ from the
 identity by at most 0.02, the two whose columns cannot belong together by 0.04 and 0.13."""
+REPORTED_ROUNDING = 0.002
+"""Of published columns that one confusion matrix fixes: three digits, and their errors carried on."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def summarise(
     if not counts or len(counts) != len(groups):
         raise UsageError(f"{len(counts)} results with {len(groups)} groups cannot be summarised")
     table = np.array([(c.tp, c.fp, c.fn, c.tn) for c in counts], np.float64)
-    draws = _Draws(groups, resamples, seed)
+    draws = Draws(groups, resamples, seed)
     per_image: dict[str, Any] = {}
     for name, values in measure(table).items():
         defined = ~np.isnan(values)
@@ -88,7 +88,7 @@ def summarise(
         "n_empty_truth": int(no_truth.sum()),
         "n_empty_mask": int(no_mask.sum()),
         "n_both_empty": int((no_truth & no_mask).sum()),
-        "interval": f"95 %, percentile bootstrap over patients, {resamples} resamples, seed {seed}",
+        "interval": draws.words,
         "per_image": per_image,
         "pooled": pooled,
     }
@@ -102,11 +102,11 @@ def ratio_interval(
     seed: int = 0,
 ) -> dict[str, float | None]:
     """Return sum(numerators) / sum(denominators) as {"value", "low", "high"}; the interval draws whole patients."""
-    draws = _Draws(groups, resamples, seed)
+    draws = Draws(groups, resamples, seed)
     return draws.ratio(np.asarray(numerators, np.float64), np.asarray(denominators, np.float64))
 
 
-class _Draws:
+class Draws:
     """How often each patient was drawn in each resample (Efron & Tibshirani 1993, percentile interval)."""
 
     def __init__(self, groups: Sequence[str], resamples: int, seed: int) -> None:
@@ -114,6 +114,11 @@ class _Draws:
         self.groups = len(names)
         chances = np.full(self.groups, 1 / self.groups)
         self._times = np.random.default_rng(seed).multinomial(self.groups, chances, size=resamples)
+        self.words = f"95 %, percentile bootstrap over patients, {resamples} resamples, seed {seed}"
+
+    def times(self, numbers: np.ndarray) -> np.ndarray:
+        """Return how often some items (by their numbers) were drawn in each resample: int64 [resamples, items]."""
+        return np.asarray(self._times[:, self._member[numbers]])
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Sum float64 [items, k] over the patients of each resample: [resamples, k]."""
@@ -156,66 +161,30 @@ def identity_problem(dice: float, iou: float, aggregation: str, tolerance: float
     return None
 
 
-def reported_row_problem(row: Mapping[str, float], tolerance: float = REPORTED_TOLERANCE) -> str | None:
-    """Return why a published table row contradicts itself, or None.
+def reported_row_problem(
+    row: Mapping[str, float], tolerance: float = REPORTED_TOLERANCE, rounding: float = REPORTED_ROUNDING
+) -> str | None:
+    """Return why a published table row contradicts itself, or None; columns that are not there are not checked.
 
-    `row` holds "dice" and "iou"; "sensitivity", "specificity" and "g_mean", or "precision" (with "sensitivity"),
-    are checked too when present. `tolerance` covers rounding: about 0.001 for three digits, if the row is pooled.
+    "dice" and "iou" must fit each other as pooled numbers do, within `tolerance` (about 0.001 for three digits where
+    the row is known to be pooled); "g_mean" the "sensitivity" and "specificity", and "dice" the "precision" and
+    "sensitivity", within `rounding`.
     """
-    problem = identity_problem(row["dice"], row["iou"], "pooled", tolerance)
-    if problem:
-        return problem
+    if {"dice", "iou"} <= set(row):
+        problem = identity_problem(row["dice"], row["iou"], "pooled", tolerance)
+        if problem and identity_problem(row["dice"], row["iou"], "per_image", tolerance):
+            return f"{problem}; means over pictures cannot give that either: the columns were averaged differently"
+        if problem:
+            return f"{problem}; only means over pictures could give that, not one set of counts"
     expected: dict[str, float] = {}
     if {"sensitivity", "specificity", "g_mean"} <= set(row):
         expected["g_mean"] = math.sqrt(row["sensitivity"] * row["specificity"])
-    if {"sensitivity", "precision"} <= set(row) and row["precision"] + row["sensitivity"] > 0:
+    if {"sensitivity", "precision", "dice"} <= set(row) and row["precision"] + row["sensitivity"] > 0:
         expected["dice"] = 2 * row["precision"] * row["sensitivity"] / (row["precision"] + row["sensitivity"])
     for name, value in expected.items():
-        if abs(row[name] - value) > tolerance:
+        if abs(row[name] - value) > rounding:
             return f"{name} {row[name]:.4f} differs from {value:.4f}, which the row's other columns give"
     return None
-
-
-@dataclass(frozen=True)
-class ThresholdChoice:
-    """The best threshold with the whole scan."""
-
-    threshold: float
-    score: float
-    scores: Mapping[float, float | None]
-
-
-def choose_threshold(
-    probabilities: Iterable[np.ndarray],
-    truths: Iterable[np.ndarray],
-    metric: str = "dice",
-    postprocess: Callable[[int, np.ndarray], np.ndarray] | None = None,
-) -> ThresholdChoice:
-    """Return the threshold of `THRESHOLDS` with the best score on validation pictures; ties: closest to 0.5.
-
-    `probabilities` (float, any shape) and `truths` (bool, same shapes) are gone through once. `metric` is "dice"
-    (mean over pictures), or "iou" or "gmean" (pooled). `postprocess(number, mask)` may clean each mask.
-    Raises UsageError for an unknown metric, no pictures, or a metric that is undefined on them.
-    """
-    if metric not in ("dice", "iou", "gmean"):
-        raise UsageError(f"unknown metric {metric!r} for a threshold; known: dice, iou, gmean")
-    tables = []
-    for number, (probability, truth) in enumerate(zip(probabilities, truths, strict=True)):
-        masks = (probability >= t for t in THRESHOLDS)
-        found = [count(m if postprocess is None else postprocess(number, m), truth) for m in masks]
-        tables.append([(c.tp, c.fp, c.fn, c.tn) for c in found])
-    if not tables:
-        raise UsageError("no validation picture to choose a threshold on")
-    table = np.array(tables, np.float64)
-    if metric == "dice":
-        scores = measure(table)["dice"].mean(axis=0)
-    else:
-        scores = measure(table.sum(axis=0))["iou" if metric == "iou" else "g_mean"]
-    known = {t: round(float(s), 12) for t, s in zip(THRESHOLDS, scores) if math.isfinite(s)}
-    if not known:
-        raise UsageError(f"{metric} is undefined on these validation pictures: they hold no mass")
-    best = max(known, key=lambda t: (known[t], -abs(t - 0.5), -t))
-    return ThresholdChoice(best, known[best], {t: known.get(t) for t in THRESHOLDS})
 
 
 def with_interval(estimate: dict[str, Any], digits: int = 3) -> str:

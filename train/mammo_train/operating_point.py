@@ -18,7 +18,7 @@ from mammo_runtime.spec import InputMode, ModelSpec
 from mammo_train.dataset import read_labelled
 from mammo_train.evaluate import lesion_window
 from mammo_train.index import IndexRow
-from mammo_train.metrics import choose_threshold
+from mammo_train.thresholds import choose_threshold
 
 AREA_TOLERANCE = 0.002
 """Mean Dice that may be given up for fewer specks."""
