@@ -148,19 +148,14 @@ def evaluate(run: Path, fold: int, index: Path | None, root: Path | None, as_jso
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects.")
 @_command
 def models(as_json: bool, quiet: bool) -> None:
-    """List the networks that can be trained."""
-    from mammo_train import recipe
+    """List the networks that can be trained, with the parameters of each width (takes seconds: they are counted).
 
-    rows = recipe.model_rows()
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-        return
-    columns = ("name", "study", "input", "parameters", "task")
-    table: list[tuple[str, ...]] = [] if quiet else [columns]
-    table += [tuple(_text({**row, "study": row["seed"]}[c]) for c in columns) for row in rows]
-    widths = [max(len(line[k]) for line in table) for k in range(len(columns))]
-    for line in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
+    Any network of segmentation-models-pytorch can be trained too, as smp:ARCH/ENCODER, like smp:Unet/resnet34.
+    """
+    from mammo_train.models import listing
+
+    rows = listing.model_rows()
+    click.echo(json.dumps(rows, indent=1) if as_json else "\n".join(listing.table_lines(rows, heading=not quiet)))
 
 
 @main.command("check-index")
@@ -183,10 +178,6 @@ def check_index(index: Path, root: Path | None, quiet: bool) -> None:
 
 def _report(quiet: bool) -> Callable[[str], None]:
     return (lambda _text: None) if quiet else functools.partial(click.echo, err=True)
-
-
-def _text(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 if __name__ == "__main__":
