@@ -23,6 +23,11 @@ class EchoSession:
         self.calls += 1
         return np.clip(batch[:, :1], 0, 1)
 
+    def run_all(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return the one output of the one input."""
+        (batch,) = inputs
+        return (self.run(batch),)
+
     def close(self) -> None:
         """Nothing to free."""
 

@@ -33,7 +33,9 @@ class Finding:
     mean_probability: float
     peak_probability: float
     prompt_box: int | None = None
-    """In ROI mode: number of the box (from 1, in the order of the boxes file) this finding belongs to."""
+    """With boxes: number of the box (from 1, in the order of the boxes file) this finding belongs to."""
+    predicted_iou: float | None = None
+    """Of prompted models: how well the model itself expects the mask in this box to overlap with the truth."""
 
 
 def components(mask: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:

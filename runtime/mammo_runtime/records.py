@@ -13,7 +13,7 @@ from mammo_runtime.bundle import LoadedModel
 from mammo_runtime.errors import ImageError
 from mammo_runtime.findings import Finding
 from mammo_runtime.mammogram import Box, Mammogram
-from mammo_runtime.segmenter import Segmentation
+from mammo_runtime.result import Result
 
 Record = dict[str, Any]
 
@@ -33,7 +33,7 @@ def finished_record(
     model: LoadedModel,
     name: str,
     image: Mammogram,
-    found: Segmentation,
+    found: Result,
     boxes: Sequence[Box] | None,
     outputs: Mapping[str, str],
     timings_ms: Mapping[str, float],
@@ -53,7 +53,7 @@ def finished_record(
         "boxes": None if boxes is None else [[b.x, b.y, b.width, b.height] for b in boxes],
         "findings": [_finding(f) for f in found.findings],
         "threshold": found.threshold,
-        "min_area_px": round(found.min_area_px, 2),
+        "min_area_px": None if found.min_area_px is None else round(found.min_area_px, 2),
         "outputs": dict(outputs),
         "timings_ms": {step: round(value, 2) for step, value in timings_ms.items()},
     }

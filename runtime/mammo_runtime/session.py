@@ -1,4 +1,4 @@
-"""The seam between a model file and the rest: `Session` has two operations, `open_session` picks the backend."""
+"""The seam between a model file and the rest: `Session` runs and closes, `open_session` picks the backend."""
 
 from __future__ import annotations
 
@@ -26,9 +26,19 @@ class Session(Protocol):
         """What really runs, read back after opening, e.g. "onnxruntime CPUExecutionProvider"."""
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Map float32 [N, channels, height, width] to float32 probabilities [N, classes, height, width].
+        """Map float32 [N, channels, height, width] to the one output of a graph with one input.
 
-        Raises ModelRefused when shape or dtype do not fit, or after `close`.
+        What comes back follows from the spec's task: float32 probabilities [N, classes, height, width]
+        (segmentation) or [N, classes] (classification), uint8 labels [N, 1, height, width] (multiclass), a float32
+        embedding (the encoder of a prompted model). Raises ModelRefused when shape or dtype do not fit, when the
+        graph has more inputs or outputs, or after `close`; InferenceFailed when the graph cannot be run on it.
+        """
+
+    def run_all(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Run a graph of any number of float32 inputs and of outputs, both in the graph's own order.
+
+        Raises ModelRefused when their number, a shape or a dtype does not fit, or after `close`; InferenceFailed when
+        the graph cannot be run on them.
         """
 
     def close(self) -> None:

@@ -199,6 +199,13 @@ class ModelSpec:
             raise ValueError("only segmentation looks at windows; the boxes of a prompted model go to its decoder")
         if self.task in (Task.MULTICLASS, Task.CLASSIFICATION) and not 2 <= len(self.classes) < NOT_FINITE:
             raise ValueError(f"the task {self.task.value} needs from 2 to {NOT_FINITE - 1} classes")
+        if self.task is Task.MULTICLASS and self.input.breast_crop_margin is not None:
+            raise ValueError("a multi-class map covers the whole picture: it goes with no breast crop")
+
+    @property
+    def takes_boxes(self) -> bool:
+        """Whether the model looks where a person points, so that every image needs at least one box."""
+        return self.input.mode is InputMode.ROI or self.task is Task.PROMPTED
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-ready dictionary; `from_dict` is its inverse."""

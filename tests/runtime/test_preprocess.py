@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mammo_runtime.cleaning import LIMITS, STEPS
 from mammo_runtime.errors import ModelRefused, UnsuitableImage, UnusableBox
 from mammo_runtime.mammogram import Box, Mammogram
-from mammo_runtime.preprocess import Placement, Rectangle, _cut, check_content, normalise, preprocess, roi_window
+from mammo_runtime.placement import Placement, Rectangle, cut
+from mammo_runtime.preprocess import check_content, normalise, preprocess, roi_window
 from mammo_runtime.spec import CleaningStep, InputMode, InputSpec
 
 PLAIN = InputSpec(mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -186,15 +187,15 @@ def test_the_source_picture_stays_as_it_is() -> None:
 
 def test_cutting_inside_the_picture_copies_nothing() -> None:
     pixels = np.zeros((100, 80), np.uint16)
-    assert np.shares_memory(_cut(pixels, Rectangle(10, 20, 30, 40)), pixels)
-    assert np.shares_memory(_cut(pixels, Rectangle(0, 0, 100, 80)), pixels)
+    assert np.shares_memory(cut(pixels, Rectangle(10, 20, 30, 40)), pixels)
+    assert np.shares_memory(cut(pixels, Rectangle(0, 0, 100, 80)), pixels)
 
 
 def test_a_window_beyond_the_picture_is_black_there() -> None:
-    cut = _cut(np.full((10, 10), 9, np.uint8), Rectangle(-2, 5, 6, 8))
-    assert cut.shape == (6, 8)
-    assert cut[2:, :5].min() == 9
-    assert cut.sum() == 9 * 20
+    found = cut(np.full((10, 10), 9, np.uint8), Rectangle(-2, 5, 6, 8))
+    assert found.shape == (6, 8)
+    assert found[2:, :5].min() == 9
+    assert found.sum() == 9 * 20
 
 
 @pytest.mark.parametrize("box", [Box(100, 0, 5, 5), Box(0, 50, 5, 5), Box(-5, 0, 5, 5), Box(0, -9, 5, 9)])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from fake_sessions import EchoSession, echo_spec
-from mammo_runtime.errors import InferenceFailed, ModelRefused, UnsuitableImage, UnusableBox, UsageError
+from mammo_runtime.errors import InferenceFailed, UnsuitableImage, UnusableBox, UsageError
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.segmenter import MAX_BATCH, OperatingPoint, segment
-from mammo_runtime.spec import InputMode, Task
+from mammo_runtime.spec import InputMode
 
 SIDE = 128
 FULL, ROI = echo_spec(), echo_spec(InputMode.ROI)
@@ -175,8 +175,3 @@ def test_a_meaningless_operating_point_is_refused(values: dict[str, float], area
     if area is not None:
         with pytest.raises(UsageError, match="minimum area"):
             OperatingPoint(min_area_px=area)
-
-
-def test_a_task_without_post_processing_is_refused() -> None:
-    with pytest.raises(ModelRefused, match="classification"):
-        segment(SPOT, EchoSession(), replace(FULL, task=Task.CLASSIFICATION))

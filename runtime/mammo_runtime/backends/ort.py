@@ -16,6 +16,8 @@ from mammo_runtime.errors import InferenceFailed, ModelRefused
 from mammo_runtime.session import SessionOptions
 
 PROVIDER = "CPUExecutionProvider"
+OUTPUT_TYPES = {"tensor(float)", "tensor(uint8)"}
+"""Probabilities, embeddings and logits; and the labels of arg-max."""
 
 
 def _refuse_two_distributions() -> None:
@@ -56,11 +58,14 @@ class OrtSession:
         used = self._session.get_providers()
         if used != [PROVIDER]:
             raise ModelRefused(f"{model.name} runs on {used} instead of {PROVIDER}")
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if [i.type for i in inputs] != ["tensor(float)"] or outputs[0].type != "tensor(float)":
-            found = f"{', '.join(i.type for i in inputs)} → {outputs[0].type}"
-            raise ModelRefused(f"{model.name} does not map one float32 tensor to a float32 tensor, but {found}")
-        self._input = inputs[0]
+        self._inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._outputs = len(outputs)
+        takes, gives = [i.type for i in self._inputs], [o.type for o in outputs]
+        if not takes or set(takes) != {"tensor(float)"} or not gives or set(gives) - OUTPUT_TYPES:
+            raise ModelRefused(
+                f"{model.name} does not map float32 tensors to float32 or uint8 tensors, "
+                f"but {', '.join(takes)} → {', '.join(gives)}"
+            )
         self._metadata = dict(self._session.get_modelmeta().custom_metadata_map)
 
     @property
@@ -74,24 +79,35 @@ class OrtSession:
         return f"onnxruntime {ort.__version__} {PROVIDER}"
 
     def run(self, batch: np.ndarray) -> np.ndarray:
-        """Map float32 [N, C, H, W] to float32 [N, K, H, W].
+        """Map float32 [N, C, H, W] to the graph's one output; see `Session.run`. Raises as `run_all` does."""
+        if self._session is not None and (len(self._inputs), self._outputs) != (1, 1):
+            has = f"{len(self._inputs)} input(s) and {self._outputs} output(s)"
+            raise ModelRefused(f"the model has {has}, where one of each is needed")
+        return self.run_all(batch)[0]
 
-        Raises ModelRefused on a wrong shape, dtype or after close; InferenceFailed when ONNX Runtime gives up.
+    def run_all(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Map float32 tensors to the graph's outputs, in the graph's order.
+
+        Raises ModelRefused on a wrong number, shape, dtype or after close; InferenceFailed when ONNX Runtime gives up.
         """
         if self._session is None:
             raise ModelRefused("the session is closed")
-        expected = self._input.shape
-        fits = batch.ndim == len(expected) and all(
-            not isinstance(want, int) or want == have for want, have in zip(expected, batch.shape)
-        )
-        if batch.dtype != np.float32 or not fits:
-            raise ModelRefused(f"the model takes float32 {expected}, got {batch.dtype} {list(batch.shape)}")
+        if len(inputs) != len(self._inputs):
+            names = ", ".join(i.name for i in self._inputs)
+            raise ModelRefused(f"the model takes {len(self._inputs)} input(s) ({names}), got {len(inputs)}")
+        for want, have in zip(self._inputs, inputs):
+            fits = have.ndim == len(want.shape) and all(
+                not isinstance(side, int) or side == given for side, given in zip(want.shape, have.shape)
+            )
+            if have.dtype != np.float32 or not fits:
+                found = f"{have.dtype} {list(have.shape)}"
+                raise ModelRefused(f"the model takes float32 {want.shape} as {want.name}, got {found}")
         try:
-            output: np.ndarray = self._session.run(None, {self._input.name: batch})[0]
+            outputs = self._session.run(None, {i.name: tensor for i, tensor in zip(self._inputs, inputs)})
         except Exception as error:  # see above; most often memory
             reason = " ".join(str(error).split())[:300]
             raise InferenceFailed(f"the model could not be run on this image: {reason}") from error
-        return output
+        return tuple(outputs)
 
     def close(self) -> None:
         """Free the model."""

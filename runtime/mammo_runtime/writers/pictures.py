@@ -16,7 +16,7 @@ from mammo_runtime.errors import OutputError
 from mammo_runtime.mammogram import Box, Mammogram
 
 if TYPE_CHECKING:
-    from mammo_runtime.segmenter import Segmentation
+    from mammo_runtime.result import Result
 
 TINT_ALPHA = 0.4
 """Share of red inside the mask; the picture keeps the rest."""
@@ -59,23 +59,23 @@ def probability_png(probability: np.ndarray) -> bytes:
     return _encoded(".png", levels, _PNG)
 
 
-def overlay_picture(image: Mammogram, segmentation: Segmentation, boxes: Sequence[Box] | None = None) -> np.ndarray:
+def overlay_picture(image: Mammogram, found: Result, boxes: Sequence[Box] | None = None) -> np.ndarray:
     """Return uint8 RGB [rows, columns, 3] of the image with the model's marks; nothing else is burnt in.
 
     The picture is scaled so that `image.white` is 255. Inside the mask: 0.6 · picture + 0.4 · red. Each finding has a
     contour and its number; `boxes` (prompts, original pixels) are dashed. Line width and letters grow with the picture.
     """
-    if segmentation.mask.shape != (image.rows, image.columns):
-        raise ValueError(f"the mask is {segmentation.mask.shape}, the picture {(image.rows, image.columns)}")
+    if found.mask.shape != (image.rows, image.columns):
+        raise ValueError(f"the mask is {found.mask.shape}, the picture {(image.rows, image.columns)}")
     canvas = _rgb_from_mammogram(image)
-    _tint(canvas, segmentation.mask)
+    _tint(canvas, found.mask)
     width_px = _line_width_px(image.rows, image.columns)
     for box in boxes or ():
         _draw_dashed(canvas, box, width_px)
-    for finding in segmentation.findings:
+    for finding in found.findings:
         corners = np.array(finding.contour, np.int32).reshape(-1, 1, 2)
         cv2.polylines(canvas, [corners], True, CONTOUR_RGB, width_px, cv2.LINE_AA)
-    _draw_numbers(canvas, [(f.number, f.bounding_box) for f in segmentation.findings], width_px)
+    _draw_numbers(canvas, [(f.number, f.bounding_box) for f in found.findings], width_px)
     return canvas
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -10,7 +11,8 @@ import pytest
 
 from mammo_runtime.findings import find_findings
 from mammo_runtime.mammogram import Box, Mammogram
-from mammo_runtime.segmenter import Segmentation
+from mammo_runtime.result import Result
+from mammo_runtime.spec import Task
 from mammo_runtime.writers.pictures import (
     BOX_RGB,
     CONTOUR_RGB,
@@ -26,9 +28,10 @@ def mammogram(pixels: np.ndarray, white: int = 255) -> Mammogram:
     return Mammogram(pixels, white, "test", "0" * 64)
 
 
-def segmentation(mask: np.ndarray, prompt_box: int | None = None) -> Segmentation:
+def segmentation(mask: np.ndarray, prompt_box: int | None = None) -> Result:
     probability = mask.astype(np.float32) * np.float32(0.9)
-    return Segmentation(probability, mask, find_findings(mask, probability, None, prompt_box), 0.5, 0.0, {}, ())
+    found = find_findings(mask, probability, None, prompt_box)
+    return Result(Task.SEGMENTATION, probability, mask, findings=found, threshold=0.5, min_area_px=0.0)
 
 
 def rectangle(rows: int, columns: int, top: int, left: int, height: int, width: int) -> np.ndarray:
@@ -104,7 +107,7 @@ def test_tint_is_sixty_per_cent_picture_and_forty_per_cent_red(dtype: type, whit
 def test_overlapping_windows_are_tinted_once() -> None:
     mask = rectangle(200, 200, 50, 50, 80, 80)
     whole = segmentation(mask)
-    twice = Segmentation(whole.probability, mask, whole.findings * 2, 0.5, 0.0, {}, ())
+    twice = replace(whole, findings=whole.findings * 2)
     assert tuple(overlay_picture(mammogram(np.full((200, 200), 100, np.uint8)), twice)[90, 90]) == (162, 60, 60)
 
 
