@@ -27,7 +27,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "runtime/onnxruntime": ("backends/ort.py",),
     "runtime/jinja2": ("writers/report.py",),
     "runtime/pydicom": ("readers/dicom*.py", "readers/decod*.py", "readers/isolation.py", "phantom_dicom.py"),
-    "train/matplotlib": ("pictures.py",),
+    "train/matplotlib": ("pictures*.py",),
 }
 """Room/library → the only files of that room's package that import it: one heavy library, one file (or one family)."""
 

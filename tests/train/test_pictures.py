@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from mammo_runtime.errors import UsageError
+from mammo_runtime.mammogram import Box
 from mammo_train.pictures import Case, cases_png, curves_png
 
-LOG = "epoch,phase,rate,train_loss,validation_loss,validation_dice\n"
+LOG = "epoch,phase,rate,train_loss,validation_loss,validation_score\n"
 
 
 def pixels_of(path: Path) -> np.ndarray:
@@ -37,7 +39,7 @@ def case(name: str, shift: int, side: int = 100) -> Case:
     cv2.circle(grey, (side // 2, side // 2), side // 3, 120, -1)
     cv2.circle(truth, (side // 2, side // 2), side // 5, 1, -1)
     cv2.circle(mask, (side // 2 + shift, side // 2), side // 5, 1, -1)
-    return Case(name, grey, truth.astype(bool), mask.astype(bool), 0.5)
+    return Case(name, "Dice 0.500", grey, truth.astype(bool), mask.astype(bool))
 
 
 def test_curves_show_both_losses_the_best_epoch_and_the_phase(tmp_path: Path) -> None:
@@ -64,6 +66,26 @@ def test_an_empty_log_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "curves.png").exists()
 
 
+def test_logs_of_the_first_version_and_holes_are_drawn(tmp_path: Path) -> None:
+    log = write_log(tmp_path, 6)
+    curves_png(log, tmp_path / "new.png")
+    log.write_text(log.read_text().replace("validation_score", "validation_dice"))
+    curves_png(log, tmp_path / "old.png")
+    assert (tmp_path / "old.png").read_bytes() == (tmp_path / "new.png").read_bytes()
+    log.write_text(LOG + "1,1,0.1,2,2,\n2,1,0.1,nan,2,0.5\n3,1,0.1,1,1,-3\n")
+    curves_png(log, tmp_path / "holes.png", "minus the error", best_epoch=3)
+    assert near(pixels_of(tmp_path / "holes.png"), (0x22, 0x88, 0x4A)) > 20
+
+
+def test_a_prompt_and_a_colour_picture_are_drawn(tmp_path: Path) -> None:
+    plain = case("a", 6)
+    colour = np.dstack([plain.pixels, 0 * plain.pixels, 0 * plain.pixels])
+    cases_png([replace(plain, box=Box(20, 20, 60, 60))], [Case("b", "benign 0.9", colour)], tmp_path / "cases.png")
+    picture = pixels_of(tmp_path / "cases.png")
+    assert near(picture, (0x33, 0xBB, 0xFF)) > 60
+    assert near(picture, (120, 0, 0)) > 1000
+
+
 def test_cases_show_truth_and_prediction(tmp_path: Path) -> None:
     cases_png([case("a", 6), case("b", 8)], [case("c", 0)], tmp_path / "cases.png")
     picture = pixels_of(tmp_path / "cases.png")
@@ -84,8 +106,8 @@ def test_a_tiny_finding_in_a_large_picture_stays_visible(tmp_path: Path) -> None
     speck = empty.copy()
     speck[1500:1512, 900:912] = True
     grey = np.zeros((3000, 2000), np.uint8)
-    cases_png([Case("large", grey, empty, speck, 0.0)], [], tmp_path / "with.png")
-    cases_png([Case("large", grey, empty, empty, 0.0)], [], tmp_path / "without.png")
+    cases_png([Case("large", "Dice 0", grey, empty, speck)], [], tmp_path / "with.png")
+    cases_png([Case("large", "Dice 0", grey, empty, empty)], [], tmp_path / "without.png")
     with_it, without = (near(pixels_of(tmp_path / f"{n}.png"), (0xFF, 0x30, 0x30)) for n in ("with", "without"))
     assert with_it > without
 
