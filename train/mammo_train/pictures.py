@@ -1,4 +1,4 @@
-"""Pictures of a run: learning curves, and a sheet of its worst and best cases. Charts of classes: `pictures_classes`."""
+"""Pictures of a run: learning curves, and a sheet of its worst and best cases. See `pictures_classes` for classes."""
 
 from __future__ import annotations
 
