@@ -63,6 +63,24 @@ def _folds(_context: click.Context, _parameter: click.Parameter, text: str | Non
         raise click.BadParameter("give fold numbers with commas, like 2,3,4") from error
 
 
+def _names(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def _options(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> Mapping[str, Any]:
+    """Return options of a network; a value is read as JSON (true, 3, 0.5) where it is that, else as text."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise click.BadParameter("give NAME=VALUE")
+        try:
+            values[name] = json.loads(value)
+        except ValueError:
+            values[name] = value
+    return values
+
+
 def _notes(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> Mapping[str, str]:
     notes = dict(text.partition("=")[::2] for text in texts)
     if not all(name and note for name, note in notes.items()):
@@ -85,6 +103,14 @@ def main() -> None:
 @click.option(
     "--model", "architecture", default="mobilenetv2_resunet", show_default=True, help="See `mammo-train models`."
 )
+@click.option("--width", help="One of the network's widths, as L, S or tiny. [default: its first]")
+@click.option("--option", "options", multiple=True, callback=_options, metavar="NAME=VALUE",
+              help="Option of the network, see `mammo-train models --json`. Repeatable.")  # fmt: skip
+@click.option("--preset", default="default", show_default=True,
+              help="`seed` trains as the network's study did, oddities included.")  # fmt: skip
+@click.option("--modality", type=click.Choice(["mammography", "ultrasound", "histopathology"]),
+              help="Kind of pictures. [default: the preset's]")  # fmt: skip
+@click.option("--classes", callback=_names, metavar="A,B,…", help="Names of the classes. [default: the preset's]")
 @click.option("--input", "mode", type=click.Choice(["full", "roi"]), default="full", show_default=True,
               help="Whole pictures, or a window round each mass.")  # fmt: skip
 @click.option("-o", "--output", "run", required=True, type=click.Path(file_okay=False, path_type=Path),
@@ -92,9 +118,14 @@ def main() -> None:
 @click.option("--encoder-weights", default="none", show_default=True, metavar="FILE|imagenet|none",
               help="Pretrained encoder; `imagenet` downloads torchvision's.")  # fmt: skip
 @click.option("--init", "initial", type=FOLDER, help="Start from the weights of this finished run.")
-@click.option("--size", callback=_size, metavar="HxW", help="The network's grid. [default: 512x320 full, 256x256 roi]")
+@click.option("--size", callback=_size, metavar="HxW", help="The network's grid. [default: the preset's]")
 @click.option("--epochs", type=click.IntRange(min=1), help="At most this many.")
-@click.option("--batch", type=click.IntRange(min=1), help="Pictures per step.")
+@click.option("--minutes", "max_minutes", type=click.FloatRange(min=0, min_open=True),
+              help="Stop after the epoch that passes this; the same command with more goes on.")  # fmt: skip
+@click.option("--batch", "batch_size", type=click.IntRange(min=1), help="Pictures per step.")
+@click.option("--accumulate", type=click.IntRange(min=1), help="Split each step into this many parts, to save memory.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of forward and backward pass.")
+@click.option("--loss", help="Name of the loss. [default: the preset's, else the network's]")
 @click.option("--seed", type=click.IntRange(min=0), help="Same seed, same weights.")
 @click.option("--train-folds", callback=_folds, metavar="N,N,…", help="Folds to learn from. [default: 2,3,4]")
 @click.option("--validation-fold", type=int, help="Fold to select on. [default: 1]")
@@ -104,24 +135,18 @@ def main() -> None:
 @click.option("--name", help="Name in the spec. [default: the run folder's name]")
 @click.option("--data-note", "notes", multiple=True, callback=_notes, metavar="FOLDER=LICENCE",
               help="Licence and citation of a collection, for spec and model card. Repeatable.")  # fmt: skip
+@click.option("--allow-leak", is_flag=True, help="Take an index whose split is known to share patients (recorded).")
 @_command
-def fit(index: Path, root: Path | None, architecture: str, mode: str, run: Path, encoder_weights: str,
-        initial: Path | None, size: tuple[int, int] | None, epochs: int | None, batch: int | None, seed: int | None,
-        train_folds: tuple[int, ...] | None, validation_fold: int | None, settings: Path | None, roi_margin: float,
-        name: str | None, notes: Mapping[str, str], quiet: bool) -> None:  # fmt: skip
+def fit(index: Path, root: Path | None, run: Path, settings: Path | None, quiet: bool, **given: Any) -> None:
     """Train on the training folds, select on the validation fold, never look at the test fold (0).
 
     Continues a stopped run. Afterwards threshold and smallest finding are chosen on the validation fold and written
     into RUN/spec.json; RUN/metrics.json, curves.png, cases_validation.png and MODEL_CARD.md are made.
     """
-    from mammo_train import presets, recipe
+    from mammo_train import recipe
 
-    given = {"epochs": epochs, "batch_size": batch, "seed": seed, "train_folds": train_folds,
-             "validation_fold": validation_fold}  # fmt: skip
-    config = presets.train_config(settings, given, pretrained=encoder_weights != "none" or initial is not None)
-    choices = recipe.Choices(
-        architecture, mode, name or run.resolve().name, encoder_weights, initial, size, roi_margin, notes
-    )
+    choices = recipe.choices_from(given, run.resolve().name)
+    config = recipe.config_for(choices, settings, {name: given[name] for name in recipe.SETTINGS})
     lines = recipe.train(index, root or index.parent, run, choices, config, _report(quiet))
     click.echo("\n".join(lines))
 

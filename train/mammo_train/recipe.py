@@ -1,23 +1,26 @@
-"""What the commands do: one function for each, from paths and choices to lines for the user."""
+"""What `mammo-train` does, read from top to bottom: from choices to a trained, measured run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mammo_runtime.spec import ModelSpec, Task
+import torch
+
+from mammo_runtime.errors import UsageError
+from mammo_runtime.mammogram import Modality
+from mammo_runtime.spec import ACTIVATION_OF, ModelSpec, PromptSpec, Task
 from mammo_train import checkpoint, models, presets, results, run_data
 from mammo_train.config import TrainConfig
 from mammo_train.data_notes import data_record, weights_licence
 from mammo_train.dataset import usable_rows
-from mammo_train.fit import Report
 from mammo_train.fit import fit as fit_network
-from mammo_train.index import read_index
+from mammo_train.index import IndexRow, read_index
+from mammo_train.study_presets import preset
 
-REFERENCE_SIDE = 256
-"""Grid at which networks are listed."""
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,47 @@ class Choices:
     """What a user chooses about a model, besides how it is trained."""
 
     architecture: str
-    mode: str
-    """"full" or "roi"."""
     name: str
-    encoder_weights: str
+    preset: str = "default"
+    wish: presets.Wish = field(default_factory=presets.Wish)
+    network: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the network, over the preset's; "width" among them."""
+    classes: tuple[str, ...] = ()
+    """Empty: the preset's."""
+    encoder_weights: str = "none"
     """A file, "imagenet" or "none"."""
-    initial: Path | None
+    initial: Path | None = None
     """A finished run to start from."""
-    size: tuple[int, int] | None
-    """Height and width of the network's grid; None: the mode's default."""
-    roi_margin: float
-    notes: Mapping[str, str]
+    notes: Mapping[str, str] = field(default_factory=dict)
     """Licences of collections by folder name, where `data_notes` does not know them."""
+    allow_leak: bool = False
+    """Train on a split that is known not to be disjoint by patient (`mammo-train index --split seed`)."""
+
+
+SETTINGS = (
+    "epochs", "max_minutes", "batch_size", "accumulate", "precision", "loss", "seed", "train_folds", "validation_fold",
+)  # fmt: skip
+"""Options of `mammo-train fit` that are fields of `TrainConfig`."""
+
+
+def choices_from(given: Mapping[str, Any], default_name: str) -> Choices:
+    """Return the choices in the options of `mammo-train fit`."""
+    modality = Modality(given["modality"]) if given["modality"] else None
+    wish = presets.Wish(given["mode"], modality, given["size"], roi_margin=given["roi_margin"])
+    width = {"width": given["width"]} if given["width"] else {}
+    names = ("architecture", "preset", "classes", "encoder_weights", "initial", "notes", "allow_leak")
+    same = {name: given[name] for name in names}
+    return Choices(name=given["name"] or default_name, wish=wish, network={**given["options"], **width}, **same)
+
+
+def config_for(choices: Choices, file: Path | None, given: Mapping[str, Any]) -> TrainConfig:
+    """Return the settings: `given` (None: not given) over the JSON file's, the preset's and the defaults.
+
+    Raises UsageError on unknown or contradictory settings.
+    """
+    known, chosen = models.known(choices.architecture), preset(choices.architecture, choices.preset)
+    pretrained = choices.encoder_weights != "none" or choices.initial is not None
+    return presets.train_config(file, given, pretrained, chosen, choices.wish.modality, known.loss)
 
 
 def train(index: Path, root: Path, run: Path, choices: Choices, config: TrainConfig, report: Report) -> list[str]:
@@ -44,30 +76,60 @@ def train(index: Path, root: Path, run: Path, choices: Choices, config: TrainCon
 
     Raises UsageError for anything wrong with index, folds, weights or the run folder.
     """
-    rows = read_index(index, root)
     models.known(choices.architecture)  # an unknown name is refused before anything is read or downloaded
-    known = models.known(choices.architecture)
+    rows = read_index(index, root, choices.allow_leak)
     encoder = presets.encoder_file(choices.encoder_weights)
-    statistics = presets.IMAGENET if choices.encoder_weights == "imagenet" else presets.SYMMETRIC
-    encoder_name = encoder.name if encoder else "none"
-    if choices.initial is not None:
-        _, parent = checkpoint.load_model(choices.initial)
-        statistics = parent.input.mean, parent.input.std
-        encoder_name = str(parent.training.get("encoder_weights", "none"))
-    spec_input = presets.input_spec(choices.mode, choices.size, statistics, choices.roi_margin, known.multiple)
-    data = data_record(usable_rows(rows, spec_input.mode, config.train_folds, config.kinds), root, choices.notes)
-    spec = ModelSpec(
-        choices.name,
-        choices.architecture,
-        input=spec_input,
-        training={"data": data},
-        licence=weights_licence(data, encoder_name),
-    )
+    spec = spec_for(choices, rows, root, config, encoder)
     fit_network(rows, spec, config, run, encoder, report, choices.initial)
     folds = (*config.train_folds, config.validation_fold)
     run_data.write_data_json(run, index, root, [row for row in rows if row.fold in folds])
     block = results.freeze_operating_point(run, rows, report, index)
     return [*results.summary_lines("validation", block), f"wrote {run}"]
+
+
+def spec_for(
+    choices: Choices, rows: Sequence[IndexRow], root: Path, config: TrainConfig, encoder: Path | None
+) -> ModelSpec:
+    """Return the spec of a model that shall be trained, with its data and licence but without results."""
+    known, chosen = models.known(choices.architecture), preset(choices.architecture, choices.preset)
+    statistics, encoder_name = None, "none"
+    if encoder is not None:
+        statistics = presets.IMAGENET if choices.encoder_weights == "imagenet" else presets.SYMMETRIC
+        encoder_name = encoder.name
+    if choices.initial is not None:
+        _, parent = checkpoint.load_model(choices.initial)
+        statistics = parent.input.mean, parent.input.std
+        encoder_name = str(parent.training.get("encoder_weights", "none"))
+    network = {**chosen.network, **choices.network}
+    wish, prompt = choices.wish, None
+    if known.task is Task.PROMPTED:
+        side, prompt = _prompt_of(choices.architecture, network)
+        wish = replace(wish, size=(side, side))  # transformers fix their grid
+    size = presets.input_spec(wish, chosen, statistics, known.channels, known.multiple)
+    data = data_record(usable_rows(rows, size.mode, config.train_folds, config.kinds), root, choices.notes)
+    try:
+        return ModelSpec(
+            choices.name,
+            choices.architecture,
+            network=network,
+            task=known.task,
+            modality=choices.wish.modality or chosen.modality,
+            input=size,
+            classes=choices.classes or chosen.classes,
+            activation=ACTIVATION_OF[known.task],
+            prompt=prompt,
+            training={"data": data, "preset": choices.preset},
+            licence=weights_licence(data, encoder_name),
+        )
+    except ValueError as error:
+        raise UsageError(f"{choices.architecture} cannot be trained so: {error}") from error
+
+
+def _prompt_of(architecture: str, network: Mapping[str, Any]) -> tuple[int, PromptSpec]:
+    """Return the side of a prompted network's grid and what lies between its two graphs, without allocating it."""
+    with torch.device("meta"):
+        built: Any = models.build(architecture, **network)
+    return built.size.side, built.prompt_spec()
 
 
 def evaluate_run(
@@ -77,31 +139,13 @@ def evaluate_run(
 
     Returns the block of `metrics.json` and the lines to print.
     """
+    _, spec = checkpoint.load_model(run)
     if index is None:
         trained_index, trained_root = run_data.read_data_json(run)
         index, root = trained_index, root or trained_root
-    rows = read_index(index, root or index.parent)
+    rows = read_index(index, root or index.parent, bool(spec.training.get("leaking_split")))
     config = results.read_config(run)
-    if fold not in (*config.train_folds, config.validation_fold):
+    if fold not in (*config.train_folds, config.validation_fold) and not spec.training.get("leaking_split"):
         run_data.check_unseen(run, [row for row in rows if row.fold == fold])
     block = results.evaluate_fold(run, rows, fold, report, index)
     return block, [*results.summary_lines(f"fold {fold}", block), f"wrote {run / results.METRICS}"]
-
-
-def model_rows() -> list[dict[str, Any]]:
-    """Return every network as a JSON-ready object."""
-    defaults = {f.name: f.default for f in fields(TrainConfig)}
-    loss = f"Tversky (missed {defaults['fn_weight']}, false {defaults['fp_weight']}) + {defaults['bce_weight']} x BCE"
-    return [
-        {
-            "name": name,
-            "seed": known.study,
-            "widths": list(known.widths),
-            "input": f"{known.channels}x{REFERENCE_SIDE}x{REFERENCE_SIDE}",
-            "outputs": 1,
-            "parameters": known.parameters,
-            "loss": loss,
-            "task": Task.SEGMENTATION.value,
-        }
-        for name, known in models.ARCHITECTURES.items()
-    ]
