@@ -1,4 +1,4 @@
-"""What the export tests share: a tiny network, exported once for the whole session, and ways to falsify it."""
+"""What the export tests share: a tiny network of each task, exported once a session, and ways to falsify it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,12 +15,14 @@ import onnx
 import pytest
 import torch
 
-from mammo_export.to_onnx import add_activation, logits_graph_from_network, with_parent
+from mammo_export.activation import add_activation
+from mammo_export.steps import Files, files_from_network
+from mammo_export.to_onnx import with_parent
 from mammo_runtime.hashing import file_sha256
 from mammo_runtime.preprocess import preprocess
 from mammo_runtime.readers import read_image
 from mammo_runtime.session import Session
-from mammo_runtime.spec import METADATA_KEY, InputMode, InputSpec, ModelSpec
+from mammo_runtime.spec import ACTIVATION_OF, METADATA_KEY, Fit, InputMode, InputSpec, ModelSpec, Task
 from mammo_train import checkpoint, models
 from mammo_train.index import IndexRow, read_index
 
@@ -37,6 +40,12 @@ class Exported:
     spec: ModelSpec
     logits: onnx.ModelProto
     model: onnx.ModelProto
+    decoder: onnx.ModelProto | None = None
+
+    @property
+    def files(self) -> Files:
+        """The graphs as the exporter holds them."""
+        return Files(self.logits, self.model, self.decoder)
 
 
 class Altered:
@@ -52,6 +61,10 @@ class Altered:
     def run(self, batch: np.ndarray) -> np.ndarray:
         return self._answer(self._session.run(batch))
 
+    def run_all(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
+        first, *others = self._session.run_all(*inputs)
+        return (self._answer(first), *others)
+
     def close(self) -> None:
         self._session.close()
 
@@ -63,10 +76,11 @@ class Altered:
 
 
 def changed_weight(model: onnx.ModelProto, value: float) -> onnx.ModelProto:
-    """Return a copy with one value of the first convolution's weights set."""
+    """Return a copy with one value of the first convolution's (or linear layer's) weights set."""
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    tensor = next(t for t in changed.graph.initializer if len(t.dims) == 4)
+    weights = [t for t in changed.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.dims) > 1]
+    tensor = next((t for t in weights if len(t.dims) == 4), weights[0])
     weight = onnx.numpy_helper.to_array(tensor).copy()
     weight.flat[0] = value
     tensor.CopyFrom(onnx.numpy_helper.from_array(weight, tensor.name))
@@ -119,26 +133,35 @@ def run_folder(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         values = network(picture)
         network.head.weight *= 1 / values.std()
         network.head.bias.copy_(-(network(picture) - network.head.bias).quantile(0.8))
-    run = tmp_path_factory.mktemp("runs") / "tiny"
+    spec = ModelSpec("tiny", ARCHITECTURE, input=size, toolkit_version="test", licence="Phantoms: no conditions.")
+    return finished_run(tmp_path_factory.mktemp("runs") / "tiny", network, spec, collection)
+
+
+def finished_run(run: Path, network: torch.nn.Module, spec: ModelSpec, collection: Path) -> Path:
+    """Write what `mammo-train fit` leaves behind."""
     run.mkdir()
     checkpoint.save_model(run, network.state_dict())
-    spec = ModelSpec("tiny", ARCHITECTURE, input=size, toolkit_version="test", licence="Phantoms: no conditions.")
     checkpoint.save_spec(run, replace(spec, parent_sha256=checkpoint.weights_sha256(run)))
     index = collection / "index.csv"
     places = {"index": str(index), "root": str(collection), "index_sha256": file_sha256(index)}
     (run / "data.json").write_text(json.dumps(places))
-    (run / "MODEL_CARD.md").write_text("# tiny\n")
+    (run / "MODEL_CARD.md").write_text(f"# {spec.name}\n")
     (run / "metrics.json").write_text('{"validation": {"dice": 0.5}}\n')
     return run
 
 
+def exported_run(run: Path) -> Exported:
+    """Return a run's graphs (2 to 15 seconds)."""
+    network, trained = checkpoint.load_model(run)
+    spec = with_parent(trained, checkpoint.weights_sha256(run))
+    files = files_from_network(network, spec)
+    return Exported(network, spec, files.logits, files.model, files.decoder)
+
+
 @pytest.fixture(scope="session")
 def exported(run_folder: Path) -> Exported:
-    """The run's graph, made once for all tests (about ten seconds)."""
-    network, trained = checkpoint.load_model(run_folder)
-    spec = with_parent(trained, checkpoint.weights_sha256(run_folder))
-    logits = logits_graph_from_network(network, spec)
-    return Exported(network, spec, logits, add_activation(logits, spec))
+    """The segmentation run's graph, made once for all tests."""
+    return exported_run(run_folder)
 
 
 @pytest.fixture(scope="session")
@@ -147,3 +170,76 @@ def exported_roi(exported: Exported) -> Exported:
     windows = replace(exported.spec.input, mode=InputMode.ROI)
     spec = replace(exported.spec, name="tiny-roi", input=windows, threshold=0.3)
     return Exported(exported.network, spec, exported.logits, add_activation(exported.logits, spec))
+
+
+@pytest.fixture(scope="session")
+def task_runs(collection: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Task, Path]:
+    """Finished runs of tiny 64x64 networks of the tasks beyond segmentation, scaled so that answers vary."""
+    root = tmp_path_factory.mktemp("task_runs")
+    return {task: make(root / task.value, collection) for task, make in TASK_RUNS.items()}
+
+
+@pytest.fixture(scope="session")
+def exported_tasks(task_runs: dict[Task, Path]) -> dict[Task, Exported]:
+    """The graphs of `task_runs`, made once for all tests."""
+    return {task: exported_run(run) for task, run in task_runs.items()}
+
+
+def _inputs(collection: Path, size: InputSpec) -> torch.Tensor:
+    """Return the phantoms of fold 1 as the network sees them."""
+    pictures = [preprocess(read_image(collection / f"p{k}.png"), size)[0] for k in range(4)]
+    return torch.from_numpy(np.concatenate(pictures))
+
+
+def _spec(task: Task, architecture: str, size: InputSpec, classes: tuple[str, ...], **more: Any) -> ModelSpec:
+    name, activation = f"tiny-{task.value}", ACTIVATION_OF[task]
+    return ModelSpec(name, architecture, task=task, activation=activation, input=size, classes=classes, **more)
+
+
+def _of_classes(run: Path, collection: Path, spec: ModelSpec) -> Path:
+    """Spread the classes: every logit gets mean 0 and deviation 1 over the phantoms."""
+    torch.manual_seed(5)
+    network = models.build_for(spec).eval()
+    last = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)][-1]
+    with torch.no_grad():
+        values = network(_inputs(collection, spec.input)).transpose(0, 1).flatten(1)
+        scale = 1 / values.std(1)
+        last.weight *= scale.reshape(-1, *[1] * (last.weight.dim() - 1))
+        last.bias.copy_((last.bias - values.mean(1)) * scale)
+    return finished_run(run, network, spec, collection)
+
+
+def _multiclass_run(run: Path, collection: Path) -> Path:
+    classes = ("tumour", "stroma", "fat")
+    size = InputSpec(height=64, width=64)
+    return _of_classes(run, collection, _spec(Task.MULTICLASS, "unet", size, classes, network={"width": "tiny"}))
+
+
+def _classification_run(run: Path, collection: Path) -> Path:
+    classes, options = ("normal", "benign", "malignant"), {"width": "tiny", "head": "pool"}
+    size = InputSpec(height=64, width=64)
+    return _of_classes(run, collection, _spec(Task.CLASSIFICATION, "vgg16_busi", size, classes, network=options))
+
+
+def _prompted_run(run: Path, collection: Path) -> Path:
+    torch.manual_seed(6)
+    size, options = InputSpec(height=64, width=64, fit=Fit.CORNER), {"width": "tiny"}
+    network = models.build("sam_box", **options).eval()
+    picture = _inputs(collection, size)[:1]
+    boxes = torch.tensor([[[8.0, 20.0, 40.0, 44.0]]])
+    last = network.get_submodule("decoder.mask_decoder.output_hypernetworks_mlps.0.proj_out")
+    with torch.no_grad():
+        scale = 2 / network(picture, boxes)[0].std()
+        last.weight *= scale
+        last.bias *= scale
+        threshold = float(torch.sigmoid(network(picture, boxes)[0]).quantile(0.7))
+    spec = _spec(Task.PROMPTED, "sam_box", size, ("mass",), network=options, threshold=threshold,
+                 prompt=network.prompt_spec())  # fmt: skip
+    return finished_run(run, network, spec, collection)
+
+
+TASK_RUNS: dict[Task, Callable[[Path, Path], Path]] = {
+    Task.MULTICLASS: _multiclass_run,
+    Task.CLASSIFICATION: _classification_run,
+    Task.PROMPTED: _prompted_run,
+}

@@ -30,14 +30,16 @@ LEFTOVER, REPLACED = ".part", ".old"
 
 @dataclass(frozen=True)
 class ProvenGraph:
-    """A graph that passed its gates."""
+    """A graph that passed its gates, of a prompted model both of its graphs."""
 
     content: bytes
-    """The ONNX file: one file, spec in its metadata."""
+    """The ONNX file: one file, spec in its metadata. Of a prompted model, the encoder."""
     verdict: str
     """In words, e.g. "passed"."""
     gates: Mapping[str, Any] = field(default_factory=dict)
     """Gate → what was measured with its limits, JSON-ready."""
+    decoder: bytes | None = None
+    """The second ONNX file of a prompted model, with the same spec."""
 
 
 def check_target(target: Path, overwrite: bool) -> None:
@@ -65,7 +67,8 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle folder that appears whole or not at all, after reading it back through the runtime.
 
-    `graphs` maps a precision ("fp32", later also "int8-cpu") to its graph; the file is `model.<precision>.onnx`.
+    `graphs` maps a precision ("fp32", later also "int8-cpu") to its graph; the file is `model.<precision>.onnx`, a
+    prompted model's second one `model.<precision>.decoder.onnx`.
     The same inputs and tools give the same bytes: no times, no paths. Raises UsageError (target exists),
     ModelRefused (what was written does not load or carries another spec), OutputError (disk full, read-only …).
     """
@@ -76,7 +79,7 @@ def write_bundle(
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
         temporary.mkdir()
-        contents = {**_files_from_run(run, spec), **{_file_name(p): graph.content for p, graph in graphs.items()}}
+        contents = {**_files_from_run(run, spec), **_files_of(graphs)}
         manifest = _manifest(spec, graphs, contents, weights_sha256)
         contents[MANIFEST] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode("utf-8")
         for name, content in contents.items():
@@ -118,6 +121,22 @@ def _file_name(precision: str) -> str:
     return f"model.{precision}.onnx"
 
 
+def _decoder_name(precision: str) -> str:
+    return f"model.{precision}.decoder.onnx"
+
+
+def _files_of(graphs: Mapping[str, ProvenGraph]) -> dict[str, bytes]:
+    contents = {_file_name(precision): graph.content for precision, graph in graphs.items()}
+    decoders = {_decoder_name(p): graph.decoder for p, graph in graphs.items() if graph.decoder is not None}
+    return {**contents, **decoders}
+
+
+def _entry(precision: str, graph: ProvenGraph) -> dict[str, Any]:
+    """Return what the manifest says of one precision."""
+    decoder = {} if graph.decoder is None else {"prompt_decoder": _decoder_name(precision)}
+    return {"file": _file_name(precision), **decoder, "verdict": graph.verdict, "gates": dict(graph.gates)}
+
+
 def _manifest(
     spec: ModelSpec, graphs: Mapping[str, ProvenGraph], contents: Mapping[str, bytes], weights_sha256: str
 ) -> dict[str, Any]:
@@ -128,10 +147,7 @@ def _manifest(
             name: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
             for name, content in contents.items()
         },
-        "precisions": {
-            precision: {"file": _file_name(precision), "verdict": graph.verdict, "gates": dict(graph.gates)}
-            for precision, graph in graphs.items()
-        },
+        "precisions": {precision: _entry(precision, graph) for precision, graph in graphs.items()},
         "toolchain": toolchain(),
         "git_commit": git_commit(Path(__file__).parent),
         # The run's numbers are in its own file, hashed above: one place for each truth.
@@ -156,7 +172,7 @@ def _write(path: Path, content: bytes) -> None:
 def _read_back(folder: Path, graphs: Mapping[str, ProvenGraph]) -> None:
     """Load every graph as a site would: hashes, one-file form, and the spec inside against the manifest's."""
     for precision in graphs:
-        load_model(str(folder), "cpu", Precision(precision)).session.close()
+        load_model(str(folder), "cpu", Precision(precision)).close()
 
 
 def _take_place(temporary: Path, target: Path) -> None:

@@ -1,107 +1,61 @@
-"""Checkpoint → ONNX: logits graph first, proved against torch, then the activation and the spec are added."""
+"""Checkpoint → ONNX: the logits graph first, proved against torch; `activation` and spec are added to it."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from mammo_runtime.errors import GateMissed
-from mammo_runtime.spec import METADATA_KEY, Activation, ModelSpec
+from mammo_export.activation import BOXES, EMBEDDING, INPUT, IOU, LOGITS
+from mammo_export.form import OPSET, tidied
+from mammo_runtime.spec import ModelSpec
 
-OPSET = 18
-MAX_IR_VERSION = 10
-"""TensorRT 10.3 (JetPack 6) and ONNX Runtime 1.18 read this."""
-INPUT, LOGITS, OUTPUT = "image", "logits", "probability"
+MOST = 1024
+"""Images, or boxes, that one call may hold: the exporter wants a bound."""
 TALKATIVE_LOGGERS = ("torch", "torch.onnx", "onnxscript", "onnx_ir")
 """They report every rewrite of the graph; errors are raised, not logged."""
 
 
 def logits_graph_from_network(network: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
-    """Return the network as ONNX: float32 image [batch, C, H, W] → logits [batch, classes, H, W], batch dynamic.
+    """Return the network as ONNX: float32 image [batch, C, H, W] → its logits, batch dynamic.
 
-    Opset 18, IR version at most 10, checked by the ONNX checker. The same network gives the same bytes.
+    Logits are [batch, classes, H, W], of a classifier [batch, classes]. Opset 18, IR version at most 10, checked by
+    the ONNX checker. The same network gives the same bytes.
     """
     example = torch.zeros(2, spec.input.channels, spec.input.height, spec.input.width)
-    # A copy: the caller's network keeps its device, mode and memory format.
-    network = copy.deepcopy(network).eval().cpu().to(memory_format=torch.contiguous_format)
-    with _quiet():
-        program = torch.onnx.export(
-            network,
-            (example,),
-            input_names=[INPUT],
-            output_names=[LOGITS],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=1024)},),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    graph = program.model_proto
-    graph.ir_version = min(graph.ir_version, MAX_IR_VERSION)
-    _strip(graph)
-    onnx.checker.check_model(graph, full_check=True)
-    return graph
+    batch = {0: torch.export.Dim("batch", min=1, max=MOST)}
+    return _graph(network, (example,), (INPUT,), (LOGITS,), (batch,))
 
 
-def add_activation(graph: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelProto:
-    """Return a copy whose output is the probability, with the spec in its metadata.
+def encoder_graph_from_network(network: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
+    """Return a prompted network's first graph: float32 image [1, C, H, W] → embedding [1, c, h, w]."""
+    example = torch.zeros(1, spec.input.channels, spec.input.height, spec.input.width)
+    return _graph(network.get_submodule("encoder"), (example,), (INPUT,), (EMBEDDING,), (None,))
 
-    Raises GateMissed on an unknown activation.
+
+def decoder_graph_from_network(network: nn.Module, spec: ModelSpec) -> onnx.ModelProto:
+    """Return a prompted network's second graph, number of boxes B dynamic.
+
+    embedding [1, c, h, w] and boxes float32 [1, B, 4] (x0, y0, x1, y1 in pixels of the input grid) → logits
+    [1, B, 1, S, S] and predicted IoU [1, B].
     """
-    if spec.activation is not Activation.SIGMOID:
-        raise GateMissed(f"the exporter cannot append the activation {spec.activation.value}")
-    model = onnx.ModelProto()
-    model.CopyFrom(graph)
-    shape = [d.dim_param or d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim]
-    model.graph.node.append(helper.make_node("Sigmoid", [LOGITS], [OUTPUT], name="probability_sigmoid"))
-    del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, shape))
-    helper.set_model_props(model, {METADATA_KEY: spec.to_json()})
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def without_activation(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the logits graph inside a model that `add_activation` made. Raises GateMissed when it ends otherwise."""
-    last = model.graph.node[-1] if model.graph.node else None
-    if last is None or (last.op_type, list(last.input), list(last.output)) != ("Sigmoid", [LOGITS], [OUTPUT]):
-        raise GateMissed("the graph does not end in the activation that the exporter appends; export the model again")
-    graph = onnx.ModelProto()
-    graph.CopyFrom(model)
-    del graph.graph.node[-1]
-    graph.graph.output[0].name = LOGITS
-    del graph.metadata_props[:]
-    return graph
-
-
-def check_form(model: onnx.ModelProto) -> None:
-    """Raise GateMissed unless the graph is what old and new engines read, with its weights inside and finite.
-
-    Checked: one opset, IR version, no stray shape chains, no external data, no NaN or infinite weight.
-    """
-    opsets = {o.domain: o.version for o in model.opset_import}
-    if opsets != {"": OPSET} or model.ir_version > MAX_IR_VERSION:
-        raise GateMissed(f"the graph has opsets {opsets} and IR version {model.ir_version}")
-    operators = [node.op_type for node in model.graph.node]
-    stray = {"Shape", "BatchNormalization", "Loop", "If"} & set(operators)
-    if stray:
-        raise GateMissed(f"the graph holds {', '.join(sorted(stray))} nodes, which engines handle badly")
-    if any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer):
-        raise GateMissed("the graph keeps weights in another file")
-    for tensor in model.graph.initializer:
-        weight = numpy_helper.to_array(tensor)
-        if weight.dtype.kind == "f" and not np.isfinite(weight).all():
-            raise GateMissed(f"the weight {tensor.name} holds NaN or infinite values; the training run is broken")
+    assert spec.prompt is not None
+    embedding = torch.zeros(1, *spec.prompt.embedding)
+    corners = [[0.0, 0.0, float(spec.input.width), float(spec.input.height)]]
+    boxes = {1: torch.export.Dim("boxes", min=1, max=MOST)}
+    # Three boxes: a number that no size of the network equals by chance, and that is not special like 0 and 1.
+    example = torch.tensor([corners * 3])
+    return _graph(
+        network.get_submodule("decoder"), (embedding, example), (EMBEDDING, BOXES), (LOGITS, IOU), (None, boxes)
+    )
 
 
 def with_parent(spec: ModelSpec, weights_sha256: str) -> ModelSpec:
@@ -109,21 +63,28 @@ def with_parent(spec: ModelSpec, weights_sha256: str) -> ModelSpec:
     return replace(spec, parent_sha256=weights_sha256)
 
 
-def _strip(graph: onnx.ModelProto) -> None:
-    """Remove what differs from run to run or names the exporting machine: stack traces, docs, foreign opsets."""
-    graph.doc_string, graph.graph.doc_string = "", ""
-    graph.producer_name, graph.producer_version = "mammo-edge", ""
-    del graph.metadata_props[:]
-    del graph.graph.metadata_props[:]
-    for node in graph.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in (*graph.graph.value_info, *graph.graph.input, *graph.graph.output, *graph.graph.initializer):
-        value.doc_string = ""
-        del value.metadata_props[:]
-    foreign = [o for o in graph.opset_import if o.domain]
-    for opset in foreign:
-        graph.opset_import.remove(opset)
+def _graph(
+    network: nn.Module,
+    examples: tuple[torch.Tensor, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dynamic: tuple[Any, ...],
+) -> onnx.ModelProto:
+    # A copy: the caller's network keeps its device, mode and memory format.
+    network = copy.deepcopy(network).eval().cpu().to(memory_format=torch.contiguous_format)
+    with _quiet():
+        program = torch.onnx.export(
+            network,
+            examples,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=dynamic,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    return tidied(program.model_proto)
 
 
 @contextmanager

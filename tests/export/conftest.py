@@ -6,8 +6,26 @@ from importlib.util import find_spec
 
 collect_ignore_glob: list[str] = []
 if find_spec("torch") and find_spec("onnx"):
-    from tiny_export import collection, exported, exported_roi, one_thread, rows, run_folder
+    from tiny_export import (
+        collection,
+        exported,
+        exported_roi,
+        exported_tasks,
+        one_thread,
+        rows,
+        run_folder,
+        task_runs,
+    )
 
-    __all__ = ["collection", "exported", "exported_roi", "one_thread", "rows", "run_folder"]
+    __all__ = [
+        "collection",
+        "exported",
+        "exported_roi",
+        "exported_tasks",
+        "one_thread",
+        "rows",
+        "run_folder",
+        "task_runs",
+    ]
 else:
     collect_ignore_glob = ["test_*.py"]

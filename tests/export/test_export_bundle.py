@@ -16,7 +16,7 @@ import pytest
 
 from mammo_export import bundle as bundle_module
 from mammo_export.bundle import ProvenGraph, check_target, git_commit, toolchain, write_bundle
-from mammo_export.to_onnx import MAX_IR_VERSION, OPSET
+from mammo_export.form import MAX_IR_VERSION, OPSET
 from mammo_runtime.bundle import MANIFEST, load_model, read_bundle
 from mammo_runtime.errors import ExitCode, ModelRefused, OutputError, UsageError
 from mammo_runtime.session import open_session

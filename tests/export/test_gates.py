@@ -21,7 +21,7 @@ from mammo_export.gates import (
     require_parity,
 )
 from mammo_export.parity import prove_parity
-from mammo_export.steps import opened
+from mammo_export.steps import opened_files
 from mammo_runtime.errors import GateMissed, UsageError
 from mammo_train.index import IndexRow
 from mammo_train.torch_session import TorchSession
@@ -41,8 +41,8 @@ def measured(
     """Prove `true` with some of its parts (network, logits, model) replaced and its answers `altered`."""
     tried = replace(true, **parts)
     reference = TorchSession(tried.network, true.spec)
-    with opened(tried.logits) as logits, opened(tried.model) as model:
-        return prove_parity(reference, logits, Altered(model, **altered or {}), rows)
+    with opened_files(tried.files) as graphs:
+        return prove_parity(reference, replace(graphs, model=Altered(graphs.model, **altered or {})), rows)
 
 
 def test_a_true_graph_passes_on_whole_images(exported: Exported, rows: Rows) -> None:

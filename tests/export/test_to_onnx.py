@@ -6,7 +6,6 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +13,10 @@ import onnx
 import pytest
 import torch
 
+from mammo_export.activation import without_activation
+from mammo_export.form import MAX_IR_VERSION, OPSET, check_form
 from mammo_export.steps import opened
-from mammo_export.to_onnx import (
-    MAX_IR_VERSION,
-    OPSET,
-    add_activation,
-    check_form,
-    logits_graph_from_network,
-    without_activation,
-)
+from mammo_export.to_onnx import logits_graph_from_network
 from mammo_runtime.errors import GateMissed
 from mammo_runtime.spec import ModelSpec
 from mammo_train.torch_session import TorchSession
@@ -64,10 +58,10 @@ def test_spec_survives_the_way_through_onnxruntime(exported: Exported) -> None:
 
 def test_logits_graph_comes_back_out_of_the_model(exported: Exported) -> None:
     batch = np.random.default_rng(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
-    with opened(exported.logits) as before, opened(without_activation(exported.model)) as after:
+    with opened(exported.logits) as before, opened(without_activation(exported.model, exported.spec)) as after:
         np.testing.assert_array_equal(before.run(batch), after.run(batch))
     with pytest.raises(GateMissed, match="activation"):
-        without_activation(exported.logits)
+        without_activation(exported.logits, exported.spec)
 
 
 def test_nothing_in_the_graph_names_the_exporting_machine(exported: Exported) -> None:
@@ -104,11 +98,6 @@ def test_an_error_of_the_torch_exporter_is_not_hidden(exported: Exported) -> Non
 
     with pytest.raises(Exception, match="no such network"):
         logits_graph_from_network(Refuses(), exported.spec)
-
-
-def test_unknown_activation_is_refused(exported: Exported) -> None:
-    with pytest.raises(GateMissed, match="softmax"):
-        add_activation(exported.logits, replace(exported.spec, activation="softmax"))
 
 
 def _opset_too_new(model: onnx.ModelProto) -> None:
