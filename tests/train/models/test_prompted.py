@@ -150,8 +150,6 @@ def test_published_names_of_lite_medsam_are_known() -> None:
     half = [{n for n in state if n.startswith("decoder.")} for state in (ours, whole.state_dict())]
     assert half[0] == half[1]
     assert set(ours) - half[0] == {n for n in network.state_dict() if n.startswith("encoder.")}
-        n for n in network.state_dict() if n.startswith("encoder.")
-    }
 
 
 @pytest.mark.parametrize("form", ["file", "folder", "pickle"])
