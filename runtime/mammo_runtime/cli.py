@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import time
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,10 @@ import click
 
 from mammo_runtime import __version__
 from mammo_runtime.errors import EXIT_MEANING, ExitCode, MammoError, UsageError
+from mammo_runtime.terminal import Progress, closing_lines, printable
 
 if TYPE_CHECKING:
-    from mammo_runtime.pipeline import RunSettings
+    from mammo_runtime.plan import RunSettings
 
 NOTICE = "mammo-edge: research use only, not a medical device"
 PICTURES = ("mask", "overlay", "probability")
@@ -44,13 +44,6 @@ def _number(context: click.Context, parameter: click.Parameter, value: float | N
     return value
 
 
-def _printable(text: str) -> str:
-    """Return text that neither steers the terminal nor lacks a character there (file names hold any bytes)."""
-    visible = "".join(c if c.isprintable() else "?" for c in text)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    return visible.encode(encoding, "replace").decode(encoding)
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("inputs", nargs=-1, type=click.Path(), callback=_paths, metavar="INPUT...")
 @click.option("-o", "--output", type=click.Path(file_okay=False), callback=_paths, help="Folder for the results.")
@@ -63,7 +56,7 @@ def _printable(text: str) -> str:
     "--boxes",
     type=click.Path(path_type=Path, dir_okay=False),
     help="CSV image,x,y,width,height (original pixels; "
-    "image relative to the input folder): segment the mass inside each box.",
+    "image relative to the input folder): segment the mass inside each box. Prompted models need it, too.",
 )
 @click.option("--backend", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="What runs the model.")
 @click.option(
@@ -78,7 +71,7 @@ def _printable(text: str) -> str:
     "--threshold",
     type=click.FloatRange(0, 1),
     callback=_number,
-    help="Probability from which a pixel counts. [default: the model's own]",
+    help="Probability from which a pixel counts; not for class maps and classifiers. [default: the model's own]",
 )
 @click.option(
     "--min-area",
@@ -121,10 +114,10 @@ def _printable(text: str) -> str:
 @click.option("-v", "--verbose", is_flag=True, help="Print each input, and tracebacks of internal errors.")
 @click.version_option(__version__, prog_name="mammo-infer")
 def infer(**options: Any) -> None:
-    """Segment breast masses in images and folders (PNG, JPEG, TIFF, BMP, PNM, DICOM).
+    """Segment breast masses in images and folders (PNG, JPEG, TIFF, BMP, PNM, DICOM), or classify them or their pixels.
 
-    Writes masks, overlays, results.csv, results.jsonl, report.html and run.json into OUT. A run that was
-    interrupted goes on where it stopped. Research use only, not a medical device.
+    The model's task decides what is said of an image. Writes masks, overlays, results.csv, results.jsonl, report.html
+    and run.json into OUT. A run that was interrupted goes on where it stopped. Research use only, not a medical device.
 
     Exit codes: 0 all done, 1 internal error, 2 wrong call or nothing to do, 3 some inputs failed, 4 all failed,
     5 model refused, 130 interrupted.
@@ -145,18 +138,18 @@ def infer(**options: Any) -> None:
         click.echo(NOTICE)
     from mammo_runtime.pipeline import run_folder
 
-    summary = run_folder(settings, _Progress(quiet, options["verbose"]))
+    summary = run_folder(settings, Progress(quiet, options["verbose"]))
     if options["as_json"]:
         click.echo(json.dumps(summary))
     elif not options["quiet"]:
-        _closing_lines(summary, settings.output)
+        closing_lines(summary, settings.output)
     sys.exit(summary["exit_code"])
 
 
 def _settings(options: dict[str, Any]) -> RunSettings:
-    from mammo_runtime.pipeline import RunSettings
+    from mammo_runtime.plan import RunSettings
     from mammo_runtime.readers import ReadOptions
-    from mammo_runtime.segmenter import OperatingPoint
+    from mammo_runtime.result import OperatingPoint
     from mammo_runtime.spec import Precision
 
     return RunSettings(
@@ -195,10 +188,10 @@ def _list_models(as_json: bool) -> None:
 
 
 def _dry_run(settings: RunSettings, as_json: bool) -> None:
-    from mammo_runtime.pipeline import open_model, plan_run
+    from mammo_runtime.plan import open_model, plan_run
 
     plan, model = plan_run(settings), open_model(settings)
-    model.session.close()
+    model.close()
     looked = [f for f in plan.files if not f.skip]
     if as_json:
         click.echo(json.dumps({
@@ -208,63 +201,12 @@ def _dry_run(settings: RunSettings, as_json: bool) -> None:
         }))  # fmt: skip
         return
     for file in plan.files:
-        click.echo(_printable(f"{file.path}" + (f"  (skipped: {file.skip})" if file.skip else "")))
+        click.echo(printable(f"{file.path}" + (f"  (skipped: {file.skip})" if file.skip else "")))
     for name in plan.unmatched:
-        click.echo(_printable(f"{name}  (named in the boxes file, but not among the inputs)"))
+        click.echo(printable(f"{name}  (named in the boxes file, but not among the inputs)"))
     click.echo(
-        f"would look at {len(looked)} of {len(plan.files)} files with {_printable(model.spec.name)}, wrote nothing"
+        f"would look at {len(looked)} of {len(plan.files)} files with {printable(model.spec.name)}, wrote nothing"
     )
-
-
-class _Progress:
-    """Prints progress: one rewritten line with ETA on a terminal, plain lines otherwise; problems always by name."""
-
-    def __init__(self, quiet: bool, verbose: bool) -> None:
-        self._verbose = verbose
-        self._quiet = quiet or sys.stderr is None
-        self._terminal = not self._quiet and sys.stderr.isatty()
-        self._start = self._last = time.monotonic()
-
-    def __call__(self, number: int, total: int, path: str, record: dict[str, Any]) -> None:
-        if self._quiet:
-            return
-        try:
-            self._report(number, total, path, record)
-        except OSError:  # the terminal or log is gone; the run is not
-            self._quiet = True
-
-    def _report(self, number: int, total: int, path: str, record: dict[str, Any]) -> None:
-        now = time.monotonic()
-        line = f"{path}: {record['status']}"
-        if record["status"] != "ok":
-            self._line(f"{line}: {record['error']}")
-        elif self._verbose:
-            self._line(f"{line}, {len(record['findings'])} finding(s), {sum(record['timings_ms'].values()):.0f} ms")
-        if self._terminal or number == total or now - self._last >= 10:
-            self._last = now
-            left = (now - self._start) / number * (total - number)
-            text = f"{number}/{total}  {number / max(1e-9, now - self._start):.1f} images/s  {left:.0f} s left"
-            ends = not self._terminal or number == total
-            click.echo(f"\r\x1b[K{text}" if self._terminal else text, err=True, nl=ends)
-
-    def _line(self, text: str) -> None:
-        click.echo(("\r\x1b[K" if self._terminal else "") + _printable(text), err=True)
-
-
-def _closing_lines(summary: dict[str, Any], output: Path) -> None:
-    counts = summary["counts"]
-    if not summary["deidentified"]:
-        for note in summary["notes"]:
-            click.echo(_printable(f"note: {note}"))
-    reused = f" ({counts['reused']} taken over from an earlier run)" if counts["reused"] else ""
-    click.echo(
-        f"files: {counts['inputs']} = {counts['ok']} done{reused} + {counts['failed']} failed + "
-        f"{counts['skipped']} skipped; with findings: {counts['with_findings']}"
-    )
-    name = _printable(summary["model"]["name"])
-    click.echo(f"{name} {summary['precision']} on {summary['backend']}, {summary['total_s']:.1f} s")
-    click.echo(_printable(f"report: {output / 'report.html'}"))
-    click.echo(f"exit code {summary['exit_code']}: {summary['exit_meaning']}")
 
 
 def main() -> None:
@@ -292,7 +234,7 @@ def main() -> None:
 def _fail(message: str, code: ExitCode) -> None:
     if "--json" in sys.argv[1:]:
         click.echo(json.dumps({"error": message, "exit_code": int(code)}))
-    click.echo(f"mammo-infer: {_printable(message)}", err=True)
+    click.echo(f"mammo-infer: {printable(message)}", err=True)
     sys.exit(int(code))
 
 

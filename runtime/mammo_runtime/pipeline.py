@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -15,56 +15,25 @@ import numpy as np
 
 from mammo_runtime import __version__
 from mammo_runtime.atomic import remove_partial, write_bytes
-from mammo_runtime.bundle import LoadedModel, load_model
+from mammo_runtime.bundle import LoadedModel
+from mammo_runtime.embeddings import EmbeddingCache
 from mammo_runtime.errors import ImageError, MammoError, OutputError, UnreadableImage, UnsuitableImage, UsageError
 from mammo_runtime.hashing import file_sha256, path_key
-from mammo_runtime.inputs import InputFile, find_inputs, read_boxes, unmatched_boxes
+from mammo_runtime.inputs import InputFile
 from mammo_runtime.ledger import LEDGER, Ledger
 from mammo_runtime.mammogram import Box
 from mammo_runtime.output_names import OutputNames, all_there, remove_pictures
+from mammo_runtime.plan import RunSettings, notes_on_settings, open_model, plan_run, settings_record, wanted_pictures
 from mammo_runtime.preprocess import check_content
 from mammo_runtime.readers import ReadOptions, read_image, sniff
 from mammo_runtime.records import Record, failure, finished_record, hidden_name, is_hidden_name, unfinished_record
-from mammo_runtime.segmenter import OperatingPoint, segment
-from mammo_runtime.session import SessionOptions
-from mammo_runtime.spec import InputMode, Precision
+from mammo_runtime.segmenter import segment
 from mammo_runtime.summary import TABLES, run_record, write_tables
-from mammo_runtime.writers.pictures import mask_png, overlay_picture, picture_png, probability_png, thumbnail_jpeg
+from mammo_runtime.writers.overlays import mask_content, overlay
+from mammo_runtime.writers.pictures import picture_png, probability_png, thumbnail_jpeg
 
-PICTURES = ("mask", "overlay", "probability")
 Progress = Callable[[int, int, str, Record], None]
 """Called after each input with its number from 1, the number of inputs, its path and its record."""
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What the user asked for."""
-
-    inputs: tuple[Path, ...]
-    output: Path
-    model: str | None = None
-    """Bundled name or path; None: `mass-full`, or `mass-roi` when boxes are given."""
-    backend: str = "cpu"
-    precision: Precision = Precision.FP32
-    boxes: Path | None = None
-    point: OperatingPoint = field(default_factory=OperatingPoint)
-    reading: ReadOptions = field(default_factory=ReadOptions)
-    recursive: bool = True
-    save: tuple[str, ...] = ("mask", "overlay")
-    limit: int | None = None
-    """Only the first so many inputs."""
-    fail_fast: bool = False
-    """Stop at the first failed input."""
-    deidentify: bool = False
-    """No input path or name in any output: hashes instead."""
-    overwrite: bool = False
-    """Forget earlier results of the output folder."""
-    threads: int = 0
-
-    @property
-    def model_name(self) -> str:
-        """The model to use."""
-        return self.model or ("mass-roi" if self.boxes else "mass-full")
 
 
 @dataclass(frozen=True)
@@ -77,6 +46,7 @@ class Run:
     names: OutputNames
     reading: ReadOptions
     boxes: Mapping[str, tuple[Box, ...]] | None
+    embeddings: EmbeddingCache
 
     def boxes_of(self, file: InputFile) -> tuple[Box, ...] | None:
         """Return the boxes given for an input, by whichever of its names; None in a run without boxes."""
@@ -100,44 +70,6 @@ class Run:
             self.ledger.forget(source)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do, before anything is written."""
-
-    files: tuple[InputFile, ...]
-    boxes: Mapping[str, tuple[Box, ...]] | None
-    unmatched: tuple[str, ...]
-    """Images the boxes file names that are not among the inputs."""
-    notes: tuple[str, ...]
-
-
-def plan_run(settings: RunSettings) -> Plan:
-    """Find the inputs and boxes. Raises UsageError when there is nothing to do."""
-    found = find_inputs(settings.inputs, settings.recursive, settings.output, LEDGER)
-    boxes = read_boxes(settings.boxes) if settings.boxes else None
-    unmatched = unmatched_boxes(boxes, found.files) if boxes else ()
-    files, looked_at = [], 0
-    for file in found.files:
-        if settings.limit is not None and looked_at >= settings.limit:
-            break
-        files.append(file)
-        looked_at += not file.skip
-    return Plan(tuple(files), boxes, unmatched, found.notes)
-
-
-def open_model(settings: RunSettings) -> LoadedModel:
-    """Open the model asked for. Raises ModelRefused, or UsageError when model and boxes do not fit together."""
-    options = SessionOptions(threads=settings.threads)
-    model = load_model(settings.model_name, settings.backend, settings.precision, options)
-    takes_boxes = model.spec.input.mode is InputMode.ROI
-    if takes_boxes != (settings.boxes is not None):
-        model.session.close()
-        if takes_boxes:
-            raise UsageError(f"the model {model.spec.name} segments inside boxes: give them with --boxes boxes.csv")
-        raise UsageError(f"the model {model.spec.name} takes whole images; for --boxes use a model such as mass-roi")
-    return model
-
-
 def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
     """Do the whole run and return what run.json holds, with `exit_code`.
 
@@ -147,11 +79,11 @@ def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     plan = plan_run(settings)
     model = open_model(settings)
-    with model.session, Ledger(settings.output, settings.overwrite) as ledger:
+    with model, Ledger(settings.output, settings.overwrite) as ledger:
         _make_ready(settings, ledger)
         reading = replace(settings.reading, modality=model.spec.modality)
         names = OutputNames(ledger.output_names(), settings.deidentify)
-        run = Run(settings, model, ledger, names, reading, plan.boxes)
+        run = Run(settings, model, ledger, names, reading, plan.boxes, EmbeddingCache())
         total = len(plan.files) + len(plan.unmatched)
         sources: list[bytes] = []
         reused = 0
@@ -170,13 +102,14 @@ def run_folder(settings: RunSettings, progress: Progress) -> dict[str, Any]:
                 sources.append(path_key(Path(f"\0{name}")))
                 ledger.store(sources[-1], "", record, None)
                 progress(len(sources), total, run.called(Path(name), len(sources)), record)
-        notes = [*(() if settings.deidentify else plan.notes), *model.notes]
+        notes = [*(() if settings.deidentify else plan.notes), *model.notes, *notes_on_settings(settings, model.spec)]
         if others := len(set(ledger.output_names().values()) - set(sources)):
             notes.append(f"the output folder also holds pictures of {others} inputs of earlier runs, not listed here")
         if not (settings.output / LEDGER).is_file():
             raise OutputError(f"{settings.output} was removed or replaced during the run; its results are lost")
         summary = run_record(model, ledger, sources, started, time.perf_counter() - clock, settings.point.threshold)
-        summary |= {"notes": notes, "settings": _settings_record(settings), "deidentified": settings.deidentify}
+        summary |= {"notes": notes, "settings": settings_record(settings), "deidentified": settings.deidentify}
+        summary["embeddings"] = run.embeddings.to_dict() if model.decoder is not None else None
         summary["counts"] |= {"not_reached": total - len(sources), "reused": reused}
         write_tables(settings.output, ledger, sources, summary)
     return summary
@@ -240,10 +173,11 @@ def _segmented(run: Run, file: InputFile, boxes: Sequence[Box] | None) -> tuple[
     image = read_image(file.path, run.reading)
     timings = {"read": 1e3 * (time.perf_counter() - clock)}
     check_content(image, boxes)
-    found = segment(image, run.model.session, run.model.spec, run.settings.point, boxes)
+    model = run.model
+    found = segment(image, model.session, model.spec, run.settings.point, boxes, model.decoder, run.embeddings)
     timings |= found.timings_ms
     clock = time.perf_counter()
-    outputs = run.names.claim(file, image.file_sha256, [kind for kind in PICTURES if kind in run.settings.save])
+    outputs = run.names.claim(file, image.file_sha256, wanted_pictures(run.settings, model.spec))
     shown = run.shown(str(file.path))
     # First what is about to be written, so that a killed run leaves no picture that the next one does not know of.
     begun = unfinished_record(run.model, shown, "begun", "", image.file_sha256) | {"outputs": outputs}
@@ -253,13 +187,13 @@ def _segmented(run: Run, file: InputFile, boxes: Sequence[Box] | None) -> tuple[
     # 57 MB on a detector image that nobody needs any more.
     found = replace(found, probability=np.empty((0, 0), np.float32))
     if "mask" in outputs:
-        write_bytes(run.settings.output / outputs["mask"], mask_png(found.mask))
-    overlay = overlay_picture(image, found, boxes)
+        write_bytes(run.settings.output / outputs["mask"], mask_content(found))
+    picture = overlay(image, found, boxes)
     record = finished_record(run.model, shown, image, found, boxes, outputs, timings)
     del image, found  # another 43 MB, before the encoder asks for as much
-    thumbnail = thumbnail_jpeg(overlay)
+    thumbnail = thumbnail_jpeg(picture)
     if "overlay" in outputs:
-        write_bytes(run.settings.output / outputs["overlay"], picture_png(overlay))
+        write_bytes(run.settings.output / outputs["overlay"], picture_png(picture))
     record["timings_ms"]["write"] = round(1e3 * (time.perf_counter() - clock), 2)
     return record, thumbnail
 
@@ -276,7 +210,7 @@ def _work_key(run: Run, digest: str, boxes: Sequence[Box] | None) -> str:
     """Return a hash of all that determines a result: content, model, settings, toolkit version."""
     parts = {
         "content": digest,
-        "model": run.model.sha256,
+        "model": [run.model.sha256, run.model.decoder_sha256],
         "backend": run.model.session.backend,
         "point": asdict(run.settings.point),
         "reading": {name: str(value) for name, value in vars(run.reading).items()},
@@ -286,15 +220,3 @@ def _work_key(run: Run, digest: str, boxes: Sequence[Box] | None) -> str:
         "version": __version__,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _settings_record(settings: RunSettings) -> dict[str, Any]:
-    """Return the settings for run.json; paths are left out of de-identified runs."""
-    values = asdict(settings)
-    values["precision"], values["reading"]["modality"] = settings.precision.value, settings.reading.modality.value
-    values["inputs"], values["output"] = [str(path) for path in settings.inputs], str(settings.output)
-    values["boxes"] = str(settings.boxes) if settings.boxes else None
-    if settings.deidentify:
-        model = Path(settings.model).name if settings.model else None
-        values |= {"inputs": len(settings.inputs), "output": None, "boxes": values["boxes"] is not None, "model": model}
-    return values

@@ -17,15 +17,20 @@ from mammo_runtime.result import Result
 
 Record = dict[str, Any]
 
+BOXES_FILE = "boxes file"
+"""Where the prompts of a run come from: the user's --boxes."""
+
 
 def unfinished_record(model: LoadedModel, image: str, status: str, error: str, digest: str = "") -> Record:
     """Return the record of a failed or skipped input; `digest` is the file's sha256 where it could be read."""
     return {
         "image": image, "status": status, "error": error, "rows": None, "columns": None, "file_format": None,
         "intensity_rule": None, "file_sha256": digest or None, "spacing_mm": None, "spacing_source": "none",
-        "laterality": None, "view": None, "notes": [], "boxes": None, "findings": [], "timings_ms": {},
-        "outputs": {}, "model": model.spec.name, "model_sha256": model.sha256, "backend": model.session.backend,
-        "precision": model.spec.precision.value, "threshold": None, "min_area_px": None,
+        "laterality": None, "view": None, "notes": [], "boxes": None, "prompt_source": None, "findings": [],
+        "box_predicted_iou": None, "predicted_class": None, "classes": [], "timings_ms": {}, "outputs": {},
+        "model": model.spec.name, "model_sha256": model.sha256, "decoder_sha256": model.decoder_sha256,
+        "backend": model.session.backend, "precision": model.spec.precision.value, "threshold": None,
+        "min_area_px": None,
     }  # fmt: skip
 
 
@@ -51,7 +56,13 @@ def finished_record(
         "view": image.view.value if image.view else None,
         "notes": list(dict.fromkeys((*image.notes, *found.notes))),
         "boxes": None if boxes is None else [[b.x, b.y, b.width, b.height] for b in boxes],
+        "prompt_source": None if boxes is None else BOXES_FILE,
         "findings": [_finding(f) for f in found.findings],
+        "box_predicted_iou": None
+        if found.box_predicted_iou is None
+        else [round(value, 4) for value in found.box_predicted_iou],
+        "predicted_class": found.predicted_class,
+        "classes": [{k: round(v, 6) if isinstance(v, float) else v for k, v in vars(c).items()} for c in found.classes],
         "threshold": found.threshold,
         "min_area_px": None if found.min_area_px is None else round(found.min_area_px, 2),
         "outputs": dict(outputs),

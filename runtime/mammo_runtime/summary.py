@@ -15,6 +15,7 @@ from mammo_runtime.errors import EXIT_MEANING, ExitCode
 from mammo_runtime.ledger import Ledger
 from mammo_runtime.machine import machine_record
 from mammo_runtime.records import Record
+from mammo_runtime.tasks import TASKS
 from mammo_runtime.writers.report import write_report
 from mammo_runtime.writers.tables import write_results_csv, write_results_jsonl
 
@@ -32,13 +33,18 @@ def run_record(
     `threshold` is the user's, None for the model's own.
     """
     counts = dict.fromkeys(("inputs", "ok", "failed", "skipped", "with_findings", "findings"), 0)
+    predicted: dict[str, int] = {}
     for record in ledger.records(sources):
         counts["inputs"] += 1
         counts[record["status"]] += 1
         counts["with_findings"] += bool(record["findings"])
         counts["findings"] += len(record["findings"])
+        if record["predicted_class"] is not None:
+            predicted[record["predicted_class"]] = predicted.get(record["predicted_class"], 0) + 1
     code = exit_code(counts)
     spec = model.spec
+    # A class map and a classifier have no threshold, whatever the spec's field says.
+    own = spec.threshold if TASKS[spec.task].thresholded else None
     return {
         "toolkit_version": __version__,
         "started": started.isoformat(timespec="seconds"),
@@ -47,16 +53,19 @@ def run_record(
         "model": {
             "name": spec.name,
             "sha256": model.sha256,
+            "decoder_sha256": model.decoder_sha256,
             "task": spec.task.value,
+            "classes": list(spec.classes),
             "modality": spec.modality.value,
             "input": f"{spec.input.mode.value} {spec.input.height}x{spec.input.width}",
-            "threshold": spec.threshold if threshold is None else threshold,
-            "own_threshold": spec.threshold,
+            "threshold": own if threshold is None else threshold,
+            "own_threshold": own,
             "licence": spec.licence,
         },
         "backend": model.session.backend,
         "precision": spec.precision.value,
         "counts": counts,
+        "predicted_classes": predicted,
         "exit_code": int(code),
         "exit_meaning": EXIT_MEANING[code],
         "machine": machine_record(),

@@ -9,61 +9,17 @@ import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
 from mammo_runtime import pipeline
-from mammo_runtime.errors import ExitCode, OutputError, UsageError
-from mammo_runtime.pipeline import RunSettings, run_folder
-from mammo_runtime.segmenter import OperatingPoint
-from mammo_runtime.spec import InputMode
-from tiny_model import files_below, picture, records, save, tiny_spec, write_bundle, write_model
-
-DONE: list[str] = []
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    return write_bundle(tmp_path / "model", tiny_spec())
-
-
-@pytest.fixture
-def settings(tmp_path: Path, model: Path) -> RunSettings:
-    (tmp_path / "in").mkdir()
-    return RunSettings((tmp_path / "in",), tmp_path / "out", str(model), threads=1)
-
-
-@pytest.fixture(autouse=True)
-def segmented(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Note which files are really segmented."""
-    DONE.clear()
-    real = pipeline._segmented
-
-    def noting(run: Any, file: Any, boxes: Any) -> Any:
-        DONE.append(file.relative.as_posix())
-        return real(run, file, boxes)
-
-    monkeypatch.setattr(pipeline, "_segmented", noting)
-    return DONE
-
-
-def go(settings: RunSettings) -> dict[str, Any]:
-    DONE.clear()
-    return run_folder(settings, lambda number, total, path, record: None)
-
-
-def statuses(settings: RunSettings) -> dict[str, str]:
-    root = str(settings.inputs[0]) + "/"
-    return {r["image"].removeprefix(root): r["status"] for r in records(settings.output)}
-
-
-def mask(settings: RunSettings, name: str) -> np.ndarray:
-    found = cv2.imdecode(np.frombuffer((settings.output / "masks" / name).read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-    assert found is not None
-    return found
+from mammo_runtime.errors import ExitCode
+from mammo_runtime.plan import RunSettings
+from mammo_runtime.result import OperatingPoint, Result
+from pipeline_runs import go, mask, statuses
+from tiny_model import files_below, picture, records, save, tiny_spec, write_model
 
 
 def test_every_input_is_accounted_for_in_order(settings: RunSettings) -> None:
@@ -121,65 +77,6 @@ def test_equal_names_are_all_kept(settings: RunSettings, tmp_path: Path) -> None
         )
 
 
-def test_a_second_run_does_nothing_again_and_writes_the_same(settings: RunSettings) -> None:
-    for name in ("a.png", "b.png"):
-        save(settings.inputs[0] / name)
-    (settings.inputs[0] / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    go(settings)
-    before = files_below(settings.output)
-    go(settings)
-    assert DONE == ["broken.png"], "what failed is tried again"
-    after = files_below(settings.output)
-    assert set(after) == set(before)
-    same = [name for name in before if before[name] == after[name]]
-    assert {"results.jsonl", "results.csv", "masks/a.png", "overlays/b.png"} <= set(same)
-
-
-def test_what_changed_is_done_again_and_nothing_else(settings: RunSettings, tmp_path: Path) -> None:
-    a, b = save(settings.inputs[0] / "a.png"), save(settings.inputs[0] / "b.png")
-    go(settings)
-    save(b, picture(((30, 20, 9),)))
-    go(settings)
-    assert DONE == ["b.png"]
-    go(replace(settings, point=OperatingPoint(threshold=0.6)))
-    assert DONE == ["a.png", "b.png"]
-    go(replace(settings, point=OperatingPoint(threshold=0.6), save=("mask", "overlay", "probability")))
-    assert DONE == ["a.png", "b.png"]
-    go(replace(settings, model=str(write_bundle(tmp_path / "other", tiny_spec(threshold=0.7)))))
-    assert DONE == ["a.png", "b.png"]
-    assert not (settings.output / "probabilities").exists(), "a picture nobody asked for any more does not stay"
-    save(settings.inputs[0] / "0.png")
-    a.touch()
-    go(replace(settings, model=str(tmp_path / "other")))
-    assert DONE == ["0.png"]
-    (settings.output / "masks" / "a.png").unlink()
-    go(replace(settings, model=str(tmp_path / "other")))
-    assert DONE == ["a.png"]
-    go(replace(settings, model=str(tmp_path / "other"), overwrite=True))
-    assert DONE == ["0.png", "a.png", "b.png"]
-
-
-@pytest.mark.parametrize("how", ["broken", "empty", "unreadable", "pipe"])
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_an_image_that_fails_later_loses_its_pictures(settings: RunSettings, how: str, overwrite: bool) -> None:
-    if how in ("unreadable", "pipe") and sys.platform == "win32":
-        pytest.skip("links and pipes are made as on POSIX")
-    path = save(settings.inputs[0] / "sub" / "a.png")
-    save(settings.inputs[0] / "b.png")
-    go(settings)
-    assert (settings.output / "masks" / "sub" / "a.png").is_file()
-    path.unlink()
-    if how == "unreadable":
-        path.symlink_to(path)
-    elif how == "pipe":
-        os.mkfifo(path)
-    else:
-        path.write_bytes(b"" if how == "empty" else b"\x89PNG\r\n\x1a\n")
-    go(replace(settings, overwrite=overwrite))
-    assert statuses(settings) == {"b.png": "ok", "sub/a.png": "failed"}
-    assert sorted(n for n in files_below(settings.output) if n.endswith("png")) == ["masks/b.png", "overlays/b.png"]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes, pipes and sockets are tried on Linux")
 def test_strange_names_and_things_do_not_stop_a_run(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = settings.inputs[0]
@@ -217,120 +114,21 @@ def test_whatever_goes_wrong_with_one_image_the_run_goes_on(
 ) -> None:
     for name in ("a.png", "b.png", "c.png"):
         save(settings.inputs[0] / name)
-    real = pipeline.mask_png
+    real = pipeline.mask_content
     calls: list[int] = []
 
-    def failing(found: np.ndarray) -> bytes:
+    def failing(found: Result) -> bytes:
         calls.append(1)
         if len(calls) == 2:
             raise error
         return real(found)
 
-    monkeypatch.setattr(pipeline, "mask_png", failing)
+    monkeypatch.setattr(pipeline, "mask_content", failing)
     summary = go(settings)
     assert statuses(settings) == {"a.png": "ok", "b.png": "failed", "c.png": "ok"}
     assert summary["exit_code"] == ExitCode.SOME_FAILED
     assert "Smith" not in (settings.output / "results.jsonl").read_text()
     assert sorted(n for n in files_below(settings.output) if n.startswith("masks")) == ["masks/a.png", "masks/c.png"]
-
-
-def test_a_disk_that_fills_up_stops_the_run_and_the_next_one_goes_on(
-    settings: RunSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("a.png", "b.png", "c.png"):
-        save(settings.inputs[0] / name)
-    real = pipeline.write_bytes
-
-    def full(path: Path, content: bytes) -> None:
-        if path.name == "b.png" and path.parent.name == "overlays":
-            raise OutputError(f"cannot write {path}: No space left on device")
-        real(path, content)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "write_bytes", full)
-        with pytest.raises(OutputError, match="No space"):
-            go(settings)
-    assert not (settings.output / "run.json").exists()
-    # The mask of b.png is there, its record is not: with other settings the next run must not leave it behind.
-    assert (settings.output / "masks" / "b.png").is_file()
-    go(replace(settings, save=("overlay",)))
-    assert list(statuses(settings).values()) == ["ok"] * 3
-    assert not (settings.output / "masks").exists()
-
-
-def test_run_json_stands_for_a_finished_run_only(settings: RunSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    save(settings.inputs[0] / "a.png")
-    go(settings)
-    (settings.output / "masks" / f".a.png.0123abcd{'.part'}").write_bytes(b"half")
-    save(settings.inputs[0] / "b.png")
-
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "write_bytes", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            go(settings)
-    assert not (settings.output / "run.json").exists()
-    assert not list(settings.output.rglob("*.part")), "the rest of a killed run is swept"
-    go(settings)
-    assert DONE == ["b.png"]
-    assert (settings.output / "run.json").is_file()
-
-
-def boxes_csv(folder: Path, *rows: str) -> Path:
-    path = folder / "boxes.csv"
-    path.write_text("\n".join(["image,x,y,width,height", *rows]) + "\n", encoding="utf-8")
-    return path
-
-
-def test_boxes(settings: RunSettings, tmp_path: Path) -> None:
-    folder = settings.inputs[0]
-    pixels = picture(((60, 40, 12), (30, 20, 5), (95, 15, 6)))
-    for name in ("a.png", "sub/b.png", "none.png", "outside.png"):
-        save(folder / name, pixels)
-    boxes = boxes_csv(
-        tmp_path, "a.png,26,46,29,29", "a.png,13,23,15,15", "sub\\b.png,26,46,29,29", "outside.png,900,0,5,5",
-        "in/a.png,0,0,5,5",
-    )  # fmt: skip
-    model = write_bundle(tmp_path / "roi", tiny_spec(InputMode.ROI))
-    summary = go(replace(settings, model=str(model), boxes=boxes))
-    found = {r["image"].removeprefix(f"{folder}/"): r for r in records(settings.output)}
-    assert {n: r["status"] for n, r in found.items()} == {
-        "a.png": "ok", "none.png": "skipped", "outside.png": "failed", "sub/b.png": "ok", "in/a.png": "failed",
-    }  # fmt: skip
-    assert "not among the inputs" in found["in/a.png"]["error"]
-    assert summary["counts"]["inputs"] == 5
-    assert [f["prompt_box"] for f in sorted(found["a.png"]["findings"], key=lambda f: f["prompt_box"])] == [1, 2]
-    drawn = mask(settings, "a.png") > 0
-    assert drawn[60, 40]
-    assert drawn[30, 20]
-    assert not drawn[95, 15], "nobody pointed at that one"
-    assert not (mask(settings, "sub/b.png") > 0)[30, 20]
-
-
-def test_a_wrong_name_in_the_boxes_never_replaces_a_result(
-    settings: RunSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A boxes file may name an input as the results show it; another input's name must not get its result."""
-    save(settings.inputs[0] / "a.png")
-    monkeypatch.chdir(tmp_path)
-    boxes = boxes_csv(tmp_path, "a.png,26,46,29,29", "in/a.png,26,46,29,29", "in/b.png,1,1,5,5")
-    model = write_bundle(tmp_path / "roi", tiny_spec(InputMode.ROI))
-    summary = go(replace(settings, inputs=(Path("in"),), model=str(model), boxes=boxes))
-    assert [(r["image"], r["status"]) for r in records(settings.output)] == [("in/a.png", "ok"), ("in/b.png", "failed")]
-    assert len(records(settings.output)[0]["boxes"]) == 2
-    assert (summary["counts"]["ok"], summary["counts"]["failed"]) == (1, 1)
-
-
-def test_model_and_boxes_must_fit_before_anything_is_written(settings: RunSettings, tmp_path: Path) -> None:
-    save(settings.inputs[0] / "a.png")
-    with pytest.raises(UsageError, match="whole images"):
-        go(replace(settings, boxes=boxes_csv(tmp_path, "a.png,1,1,5,5")))
-    roi = write_bundle(tmp_path / "roi", tiny_spec(InputMode.ROI))
-    with pytest.raises(UsageError, match="--boxes"):
-        go(replace(settings, model=str(roi)))
-    assert not settings.output.exists()
 
 
 @pytest.mark.parametrize(
@@ -368,54 +166,6 @@ def test_exit_codes(settings: RunSettings, names: tuple[str, ...], code: int) ->
         else:
             (settings.inputs[0] / name).write_text("hello" if name == "n.txt" else "")
     assert go(settings)["exit_code"] == code
-
-
-SECRET = "Smith^Jane_1950"
-
-
-def leaks(folder: Path) -> list[str]:
-    """Return the files below a folder that hold the secret, in their content or their path."""
-    secret = SECRET.encode()
-    return [n for n, content in files_below(folder).items() if secret in content or SECRET in n] + [
-        p.name for p in folder.rglob("*") if SECRET in p.name
-    ]
-
-
-def secret_inputs(settings: RunSettings, tmp_path: Path) -> RunSettings:
-    folder = tmp_path / SECRET
-    save(folder / f"{SECRET}.png")
-    save(folder / SECRET / "a.png")
-    (folder / f"{SECRET}.txt").write_text("x")
-    (folder / f"{SECRET}.dcm").write_bytes(b"")
-    return replace(settings, inputs=(folder,))
-
-
-def test_a_deidentified_run_names_nobody(settings: RunSettings, tmp_path: Path) -> None:
-    settings = replace(secret_inputs(settings, tmp_path), deidentify=True)
-    go(settings)
-    assert leaks(settings.output) == []
-    assert [r["status"] for r in records(settings.output)] == ["ok", "failed", "ok", "skipped"]
-    assert len(list((settings.output / "masks").iterdir())) == 2
-    go(settings)
-    assert len(DONE) == 2, "the results are found again without names"
-
-
-def test_a_deidentified_run_names_nobody_from_the_boxes_either(settings: RunSettings, tmp_path: Path) -> None:
-    settings = secret_inputs(settings, tmp_path)
-    boxes = boxes_csv(tmp_path, f"{SECRET}.png,26,46,29,29", f"gone-{SECRET}.png,1,1,5,5")
-    model = write_bundle(tmp_path / "roi", tiny_spec(InputMode.ROI))
-    go(replace(settings, deidentify=True, boxes=boxes, model=str(model)))
-    assert leaks(settings.output) == []
-
-
-def test_names_in_clear_do_not_stay_in_a_deidentified_folder(settings: RunSettings, tmp_path: Path) -> None:
-    settings = secret_inputs(settings, tmp_path)
-    go(settings)
-    assert leaks(settings.output)
-    with pytest.raises(UsageError, match="in clear"):
-        go(replace(settings, deidentify=True))
-    go(replace(settings, deidentify=True, overwrite=True))
-    assert leaks(settings.output) == []
 
 
 def test_run_json_tells_what_ran(settings: RunSettings, tmp_path: Path) -> None:

@@ -35,7 +35,9 @@ def test_a_finished_record_says_everything() -> None:
         "image": "a.png", "status": "ok", "error": None, "rows": 128, "columns": 100, "file_format": "PNG 8 bit",
         "intensity_rule": "8 bit", "file_sha256": "cd" * 32, "spacing_mm": [0.1, 0.2], "spacing_source": "user",
         "laterality": "L", "view": "MLO", "notes": ["twice"], "boxes": [[30, 50, 20.5, 21]],
+        "prompt_source": "boxes file", "box_predicted_iou": None, "predicted_class": None, "classes": [],
         "timings_ms": {"read": 1.23}, "outputs": {"mask": "masks/a.png"}, "model": "echo", "model_sha256": "ab" * 32,
+        "decoder_sha256": None,
         "backend": "echo", "precision": "fp32", "threshold": 0.5, "min_area_px": 0.0,
     }  # fmt: skip
     (finding,) = record["findings"]
@@ -45,7 +47,7 @@ def test_a_finished_record_says_everything() -> None:
     assert finding["area_mm2"] == pytest.approx(finding["area_px"] * 0.02)
     assert set(finding) == {
         "number", "box", "centroid", "contour", "area_px", "area_mm2", "long_axis_mm", "short_axis_mm",
-        "long_axis_px", "short_axis_px", "mean_probability", "peak_probability", "prompt_box",
+        "long_axis_px", "short_axis_px", "mean_probability", "peak_probability", "prompt_box", "predicted_iou",
     }  # fmt: skip
 
 

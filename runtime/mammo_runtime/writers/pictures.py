@@ -42,6 +42,16 @@ def mask_png(mask: np.ndarray) -> bytes:
     return _encoded(".png", np.multiply(mask, np.uint8(255), dtype=np.uint8), _PNG)
 
 
+def labels_png(labels: np.ndarray) -> bytes:
+    """Encode the labels of a multi-class map, uint8 [rows, columns], as they are: an 8-bit grey PNG of class numbers.
+
+    The first class of the model's spec is 0. Raises OutputError.
+    """
+    if labels.dtype != np.uint8 or labels.ndim != 2:
+        raise TypeError(f"labels must be uint8 [rows, columns], got {labels.dtype} {labels.shape}")
+    return _encoded(".png", labels, _PNG)
+
+
 def probability_png(probability: np.ndarray) -> bytes:
     """Encode a probability map, float32 [rows, columns] in 0..1, as a 16-bit grey PNG where 65535 stands for 1.
 
@@ -67,7 +77,7 @@ def overlay_picture(image: Mammogram, found: Result, boxes: Sequence[Box] | None
     """
     if found.mask.shape != (image.rows, image.columns):
         raise ValueError(f"the mask is {found.mask.shape}, the picture {(image.rows, image.columns)}")
-    canvas = _rgb_from_mammogram(image)
+    canvas = rgb_from_mammogram(image)
     _tint(canvas, found.mask)
     width_px = _line_width_px(image.rows, image.columns)
     for box in boxes or ():
@@ -128,7 +138,7 @@ def _require_rgb(picture: np.ndarray) -> None:
         raise TypeError(f"a picture must be uint8 [rows, columns, 3], got {picture.dtype} {picture.shape}")
 
 
-def _rgb_from_mammogram(image: Mammogram) -> np.ndarray:
+def rgb_from_mammogram(image: Mammogram) -> np.ndarray:
     """Return a new uint8 RGB picture in which `image.white` has become 255."""
     pixels = image.pixels
     if pixels.dtype != np.uint8 or image.white != 255:

@@ -26,11 +26,23 @@ SPACING_COLUMNS = ("spacing_row_mm", "spacing_column_mm", "spacing_source")
 FINDING_COLUMNS = (
     *("finding", "box_x_px", "box_y_px", "box_width_px", "box_height_px", "centroid_x_px", "centroid_y_px"),
     *("area_px", "area_mm2", "long_axis_mm", "short_axis_mm", "long_axis_px", "short_axis_px"),
-    *("mean_probability", "peak_probability", "prompt_box"),
+    *("mean_probability", "peak_probability", "prompt_box", "predicted_iou"),
 )
-RUN_COLUMNS = ("threshold", "min_area_px", "model", "model_sha256", "backend", "precision")
+CLASS_COLUMNS = ("predicted_class", "classes")
+"""`classes`: "benign 0.71; malignant 0.29", a classifier's probabilities or a class map's shares of the picture, in the
+model's order; classes of no pixel are left out. The exact values are in results.jsonl."""
+RUN_COLUMNS = (
+    "threshold",
+    "min_area_px",
+    "model",
+    "model_sha256",
+    "decoder_sha256",
+    "backend",
+    "precision",
+    "prompt_source",
+)
 FILE_COLUMNS = ("mask", "overlay", "file_sha256", "intensity_rule", "notes")
-CSV_COLUMNS = IMAGE_COLUMNS + SPACING_COLUMNS + FINDING_COLUMNS + RUN_COLUMNS + FILE_COLUMNS
+CSV_COLUMNS = IMAGE_COLUMNS + SPACING_COLUMNS + FINDING_COLUMNS + CLASS_COLUMNS + RUN_COLUMNS + FILE_COLUMNS
 """Header of results.csv. Numbers keep six decimals; an unknown value is an empty cell."""
 
 # Control characters, line and paragraph separators, marks that reverse the writing direction, lone surrogates.
@@ -118,8 +130,15 @@ def _image_cells(record: Record) -> dict[str, str]:
         "spacing_column_mm": _cell(column_mm),
         "mask": _cell(outputs.get("mask")),
         "overlay": _cell(outputs.get("overlay")),
+        "predicted_class": _cell(record.get("predicted_class")),
+        "classes": _cell(_class_list(record.get("classes") or ())),
         "notes": _cell("; ".join(record.get("notes") or ())),
     }
+
+
+def _class_list(classes: Iterable[Mapping[str, Any]]) -> str:
+    shares = ((c["name"], c.get("probability", c.get("fraction")), c.get("area_px")) for c in classes)
+    return "; ".join(f"{name} {value:.4g}" for name, value, area in shares if area != 0)
 
 
 def _finding_cells(finding: Mapping[str, Any]) -> dict[str, str]:

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import pytest
 
+from mammo_runtime.writers.cards import relative_url
 from mammo_runtime.writers.pictures import thumbnail_jpeg
-from mammo_runtime.writers.report import DISCLAIMER, MAX_THUMBNAILS, relative_url, write_report
+from mammo_runtime.writers.report import DISCLAIMER, MAX_THUMBNAILS, write_report
 from mammo_runtime.writers.tables import visible_text
 
 VOID = {"meta", "link", "img", "input", "br", "hr"}
