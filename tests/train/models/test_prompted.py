@@ -1,12 +1,10 @@
-"""SAM, MedSAM and LiteMedSAM: the published counts, the library's own answer, published weights, both graphs."""
+"""SAM, MedSAM and LiteMedSAM beyond the shared suite: published counts, the library's own answer, published weights."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -200,39 +198,3 @@ def test_weights_that_do_not_fit_are_refused(
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds neither"):
         load_published(tiny("sam_box"), tmp_path)
-
-
-def session_of(module: nn.Module, inputs: tuple[torch.Tensor, ...], path: Path, boxes: bool) -> tuple[object, set[str]]:
-    shapes = ({}, {1: torch.export.Dim("boxes", min=1, max=64)}) if boxes else None
-    program = torch.onnx.export(module, inputs, dynamo=True, opset_version=18, dynamic_shapes=shapes, verbose=False)
-    assert program is not None
-    program.save(str(path))
-    operators = [node.op_type for node in program.model_proto.graph.node]
-    assert operators.count("Shape") <= 1, "the number of boxes is the only shape that is not fixed"
-    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]), set(operators)
-
-
-@pytest.mark.parametrize("name", ["sam_box", "lite_medsam"])
-def test_the_encoder_exports(name: str, tmp_path: Path) -> None:
-    network = tiny(name)
-    session, operators = session_of(network.encoder, (images(),), tmp_path / "encoder.onnx", boxes=False)
-    assert "BatchNormalization" not in operators
-    (embedding,) = session.run(None, {session.get_inputs()[0].name: images(1).numpy()})  # type: ignore[attr-defined]
-    with torch.no_grad():
-        assert np.abs(embedding - network.encode(images(1)).numpy()).max() < 1e-4
-
-
-def test_the_decoder_exports_for_any_number_of_boxes(tmp_path: Path) -> None:
-    network = tiny("sam_box")
-    with torch.no_grad():
-        embedding = network.encode(images())
-    session, _ = session_of(network.decoder, (embedding, BOXES), tmp_path / "decoder.onnx", boxes=True)
-    first, second = (i.name for i in session.get_inputs())  # type: ignore[attr-defined]
-    for number in (1, 2, 7):
-        boxes = BOXES[:, :1].repeat(1, number, 1) + torch.arange(number)[:, None]
-        logits, iou = session.run(None, {first: embedding.numpy(), second: boxes.numpy()})  # type: ignore[attr-defined]
-        with torch.no_grad():
-            expected, expected_iou = network.decode(embedding, boxes)
-        assert logits.shape == expected.shape
-        assert np.abs(logits - expected.numpy()).max() < 1e-5
-        assert np.abs(iou - expected_iou.numpy()).max() < 1e-5

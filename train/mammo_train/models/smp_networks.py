@@ -9,38 +9,12 @@ import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 
-import torch
-import torch.nn.functional as F
 from torch import nn
 
 from mammo_runtime.errors import UsageError
 
 with redirect_stdout(io.StringIO()):  # huggingface_hub prints about an import it recovers from, into `models --json`
     import segmentation_models_pytorch as smp
-    from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoderBlock
-
-
-class DoublingBlock(nn.Module):
-    """smp's U-Net decoder block with a fixed factor of 2 instead of a computed size: no Shape nodes in ONNX.
-
-    Same layers under the same names, so that weights interchange with smp's.
-    """
-
-    def __init__(self, block: UnetDecoderBlock) -> None:
-        super().__init__()
-        self.mode = block.interpolation_mode
-        self.conv1, self.attention1 = block.conv1, block.attention1
-        self.conv2, self.attention2 = block.conv2, block.attention2
-
-    def forward(
-        self, x: torch.Tensor, _height: int, _width: int, skip_connection: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Enlarge, concatenate the skip, convolve twice; the target size smp passes is always twice the input's."""
-        x = F.interpolate(x, scale_factor=2.0, mode=self.mode)
-        if skip_connection is not None:
-            x = self.attention1(torch.cat([x, skip_connection], dim=1))
-        out: torch.Tensor = self.attention2(self.conv2(self.conv1(x)))
-        return out
 
 
 def check_name(arch: str, encoder: str) -> None:
@@ -72,7 +46,4 @@ def smp_network(
         )
     except (ValueError, KeyError, RuntimeError, TypeError) as error:
         raise UsageError(f"segmentation-models-pytorch cannot build {arch} on {encoder}: {error}") from error
-    if arch.lower() == "unet":
-        decoder = network.get_submodule("decoder")
-        decoder.blocks = nn.ModuleList(DoublingBlock(block) for block in decoder.blocks)  # type: ignore[union-attr]
     return network
