@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ import pytest
 import torch
 
 from mammo_export.activation import add_activation
-from mammo_export.steps import Files, files_from_network
+from mammo_export.gates import Parity
+from mammo_export.parity import prove_parity
+from mammo_export.steps import Files, files_from_network, opened_files
+from mammo_export.tally import Graphs
 from mammo_export.to_onnx import with_parent
 from mammo_runtime.hashing import file_sha256
 from mammo_runtime.preprocess import preprocess
@@ -25,6 +28,7 @@ from mammo_runtime.session import Session
 from mammo_runtime.spec import ACTIVATION_OF, METADATA_KEY, Fit, InputMode, InputSpec, ModelSpec, Task
 from mammo_train import checkpoint, models
 from mammo_train.index import IndexRow, read_index
+from mammo_train.torch_session import TorchSession
 
 ARCHITECTURE = "mobilenetv2_resunet"
 ROWS, COLUMNS = 200, 160
@@ -49,12 +53,16 @@ class Exported:
 
 
 class Altered:
-    """A session whose answers (and spec) a test falsifies."""
+    """A session whose answers (the first, and the others) and spec a test falsifies."""
 
     def __init__(
-        self, session: Session, answer: Callable[[np.ndarray], np.ndarray] = lambda p: p, spec: ModelSpec | None = None
+        self,
+        session: Session,
+        answer: Callable[[np.ndarray], np.ndarray] = lambda p: p,
+        others: Callable[[np.ndarray], np.ndarray] = lambda p: p,
+        spec: ModelSpec | None = None,
     ) -> None:
-        self._session, self._answer = session, answer
+        self._session, self._answer, self._others = session, answer, others
         self.metadata = session.metadata if spec is None else {METADATA_KEY: spec.to_json()}
         self.backend = session.backend
 
@@ -63,7 +71,7 @@ class Altered:
 
     def run_all(self, *inputs: np.ndarray) -> tuple[np.ndarray, ...]:
         first, *others = self._session.run_all(*inputs)
-        return (self._answer(first), *others)
+        return (self._answer(first), *map(self._others, others))
 
     def close(self) -> None:
         self._session.close()
@@ -73,6 +81,26 @@ class Altered:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def measured(
+    true: Exported,
+    rows: Sequence[IndexRow],
+    altered: Mapping[str, Any] | None = None,
+    altered_logits: Mapping[str, Any] | None = None,
+    altered_decoder: Mapping[str, Any] | None = None,
+    **parts: Any,
+) -> Parity:
+    """Prove `true` with some of its parts (network, logits, model, decoder) replaced and its answers `altered`."""
+    tried = replace(true, **parts)
+    reference = TorchSession(tried.network, true.spec)
+    with opened_files(tried.files) as graphs:
+        tried_graphs = Graphs(
+            Altered(graphs.logits, **altered_logits or {}),
+            Altered(graphs.model, **altered or {}),
+            None if graphs.decoder is None else Altered(graphs.decoder, **altered_decoder or {}),
+        )
+        return prove_parity(reference, tried_graphs, rows)
 
 
 def changed_weight(model: onnx.ModelProto, value: float) -> onnx.ModelProto:
@@ -232,7 +260,7 @@ def _prompted_run(run: Path, collection: Path) -> Path:
         scale = 2 / network(picture, boxes)[0].std()
         last.weight *= scale
         last.bias *= scale
-        threshold = float(torch.sigmoid(network(picture, boxes)[0]).quantile(0.7))
+        threshold = float(torch.sigmoid(network(picture, boxes)[0]).quantile(0.3))
     spec = _spec(Task.PROMPTED, "sam_box", size, ("mass",), network=options, threshold=threshold,
                  prompt=network.prompt_spec())  # fmt: skip
     return finished_run(run, network, spec, collection)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +18,9 @@ from mammo_export.gates import (
     Parity,
     require_parity,
 )
-from mammo_export.parity import prove_parity
-from mammo_export.steps import opened_files
 from mammo_runtime.errors import GateMissed, UsageError
 from mammo_train.index import IndexRow
-from mammo_train.torch_session import TorchSession
-from tiny_export import Altered, Exported, changed_weight
+from tiny_export import Exported, changed_weight, measured
 
 Rows = tuple[IndexRow, ...]
 CLEAN = Parity(
@@ -33,16 +28,6 @@ CLEAN = Parity(
     logit_error=1e-6, logit_error_image="a", probability_error=1e-6, probability_error_image="f",
     equal_pixels=1.0, equal_pixels_image="b", batch_difference=0.0,
 )  # fmt: skip
-
-
-def measured(
-    true: Exported, rows: Sequence[IndexRow], altered: Mapping[str, Any] | None = None, **parts: Any
-) -> Parity:
-    """Prove `true` with some of its parts (network, logits, model) replaced and its answers `altered`."""
-    tried = replace(true, **parts)
-    reference = TorchSession(tried.network, true.spec)
-    with opened_files(tried.files) as graphs:
-        return prove_parity(reference, replace(graphs, model=Altered(graphs.model, **altered or {})), rows)
 
 
 def test_a_true_graph_passes_on_whole_images(exported: Exported, rows: Rows) -> None:
