@@ -41,4 +41,4 @@ class EchoSession:
 def echo_spec(mode: InputMode = InputMode.FULL, side: int = 128, **changes: object) -> ModelSpec:
     """Return a spec without cleaning or normalisation, for square pictures of `side` pixels."""
     plain = InputSpec(mode, height=side, width=side, mean=(0.0,) * 3, std=(1.0,) * 3)
-    return ModelSpec("echo", "none", input=plain, **changes)  # type: ignore[arg-type]
+    return ModelSpec("echo", "none", **{"input": plain, **changes})  # type: ignore[arg-type]

@@ -109,7 +109,7 @@ def ratio_interval(
 class Draws:
     """How often each patient was drawn in each resample (Efron & Tibshirani 1993, percentile interval)."""
 
-    def __init__(self, groups: Sequence[str], resamples: int, seed: int) -> None:
+    def __init__(self, groups: Sequence[str], resamples: int = RESAMPLES, seed: int = 0) -> None:
         names, self._member = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
         self.groups = len(names)
         chances = np.full(self.groups, 1 / self.groups)

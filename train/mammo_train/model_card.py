@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mammo_runtime.spec import InputMode, ModelSpec
+from mammo_runtime.spec import InputMode, ModelSpec, Task
+from mammo_train.card_tables import failures, table
 from mammo_train.config import TrainConfig
 from mammo_train.data_notes import encoder_note
-from mammo_train.metrics import amount, with_interval
+from mammo_train.metrics import amount
 
 ROLES = {
     "validation": "the fold on which best epoch, threshold and least area were chosen: optimistic",
@@ -16,10 +17,30 @@ ROLES = {
     "training": "trained on: says nothing about new patients",
     "other": "not trained on",
 }
-UNKNOWN_SIZE = "unknown spacing"
-"""The size class of lesions in pictures without a spacing (`evaluate.SIZES`)."""
-
-EXTRA = {"lesion_sensitivity": "lesions touched by a finding", "false_findings_per_image": "false findings per picture"}
+PROMPTS = "a box round each mass"
+_SEES: Mapping[Task, str] = {
+    Task.SEGMENTATION: "the whole picture",
+    Task.MULTICLASS: "the whole picture",
+    Task.CLASSIFICATION: "the whole picture",
+    Task.PROMPTED: f"the whole picture and {PROMPTS}",
+}
+_POINTED = " It outlines a mass that a person (or a detector) has pointed at; it does not search."
+_USES: Mapping[Task, str] = {
+    Task.SEGMENTATION: " It marks regions that resemble the masses it was trained on.",
+    Task.MULTICLASS: " It gives every pixel the likeliest of the classes above, also where none of them fits.",
+    Task.CLASSIFICATION: " It gives a picture as a whole the likeliest of the classes above; it shows no place.",
+    Task.PROMPTED: _POINTED,
+}
+_BLIND_SPOTS: Mapping[Task, str] = {
+    Task.SEGMENTATION: "",
+    Task.MULTICLASS: "- What is none of the classes gets one of them nevertheless.",
+    Task.CLASSIFICATION: "- A picture that shows none of the classes gets one of them nevertheless.",
+    Task.PROMPTED: "- A box without a mass still gets an outline: no test measured that.",
+}
+_LEAK = (
+    "**Not patient-disjoint: numbers are not comparable.** The split was made by picture, so pictures of one patient "
+    "stand on both sides; every number below is too good by an unknown amount."
+)
 
 
 def model_card(spec: ModelSpec, metrics: Mapping[str, Any], config: TrainConfig) -> str:
@@ -43,7 +64,7 @@ def model_card(spec: ModelSpec, metrics: Mapping[str, Any], config: TrainConfig)
 
 
 def _head(spec: ModelSpec) -> str:
-    mode = "a box round each mass" if spec.input.mode is InputMode.ROI else "the whole picture"
+    mode = PROMPTS if spec.input.mode is InputMode.ROI else _SEES[spec.task]
     grid = f"{spec.input.height} x {spec.input.width}"
     return (
         f"# Model card: {spec.name}\n\n"
@@ -54,11 +75,7 @@ def _head(spec: ModelSpec) -> str:
 
 
 def _intended_use(spec: ModelSpec) -> str:
-    prompt = (
-        " It outlines a mass that a person (or a detector) has pointed at; it does not search."
-        if spec.input.mode is InputMode.ROI
-        else " It marks regions that resemble the masses it was trained on."
-    )
+    prompt = _POINTED if spec.input.mode is InputMode.ROI else _USES[spec.task]
     return (
         "## Intended use\n\n"
         "Research use only. **Not a medical device**: not for diagnosis, screening decisions or treatment." + prompt
@@ -67,12 +84,16 @@ def _intended_use(spec: ModelSpec) -> str:
 
 def _data(spec: ModelSpec) -> str:
     training = spec.training
+    leaks = bool(training.get("leaking_split"))
+    sharing = "pictures of one patient may stand in several folds" if leaks else "folds share no patient and no picture"
     lines = [
         "## Data\n",
         f"Trained on {_known(training, 'train_images')} pictures of {_known(training, 'train_patients')} patients "
         f"(folds {_listed(training.get('train_folds'))}; fold {_known(training, 'validation_fold')} for validation, "
-        f"fold {_known(training, 'test_fold')} for testing; folds share no patient and no picture).",
+        f"fold {_known(training, 'test_fold')} for testing; {sharing}).",
     ]
+    if leaks:
+        lines[1:1] = [_LEAK, ""]
     by_kind = training.get("train_images_by_kind")
     if by_kind:
         lines.append("By kind: " + ", ".join(f"{count} {kind}" for kind, count in by_kind.items()) + ".")
@@ -93,22 +114,54 @@ def _training(spec: ModelSpec, config: TrainConfig) -> str:
         "## Training\n",
         f"- Encoder: {encoder_note(str(training.get('encoder_weights', 'none')))}",
         f"- {_known(training, 'epochs')} epochs, best at {_known(training, 'best_epoch')} "
-        f"(Dice {_known(training, 'validation_dice_grid')} on the network's grid, fold {config.validation_fold}); "
-        f"{config.frozen_epochs} with frozen encoder at rate {config.frozen_rate:g}, then {config.rate:g}; "
-        f"batch {config.batch_size}, seed {config.seed}",
-        f"- Loss: Tversky (missed {config.fn_weight:g}, false {config.fp_weight:g})"
-        + (f" + {config.bce_weight:g} x binary cross-entropy" if config.bce_weight else ""),
+        f"({_score_name(spec)} {_grid_score(training)} on the network's grid, fold {config.validation_fold}); "
+        f"{_rates(config)}; batch {config.batch_size}, seed {config.seed}",
+        f"- Loss: {_loss(config)}; optimiser {config.optimizer}, schedule {config.schedule}",
         f"- Averaged weights: decay {config.ema_decay:g}" if config.ema_decay else "- No averaging of weights",
         f"- Cleaning before the network: {steps}",
     ]
+    if spec.network:
+        lines.append("- Network options: " + ", ".join(f"{name} {value}" for name, value in spec.network.items()))
+    if training.get("stopped_by"):
+        lines.append(f"- Training ended by: {training['stopped_by']}")
     if "initial_weights" in training:
         initial = training["initial_weights"]
         lines.insert(2, f"- Started from the weights of `{initial['name']}` (sha256 `{initial['sha256']}`)")
     return "\n".join(lines)
 
 
+def _score_name(spec: ModelSpec) -> str:
+    return "Dice" if spec.task in (Task.SEGMENTATION, Task.PROMPTED) else "score"
+
+
+def _grid_score(training: Mapping[str, Any]) -> str:
+    """Return the best epoch's validation score; runs of the first version call it Dice."""
+    return str(training.get("validation_score_grid", training.get("validation_dice_grid", "unknown")))
+
+
+def _rates(config: TrainConfig) -> str:
+    if not config.frozen_epochs:
+        return f"rate {config.rate:g}"
+    return f"{config.frozen_epochs} with frozen encoder at rate {config.frozen_rate:g}, then {config.rate:g}"
+
+
+def _loss(config: TrainConfig) -> str:
+    """Return the loss with those of its weights that it uses."""
+    tversky = f"Tversky (missed {config.fn_weight:g}, false {config.fp_weight:g})"
+    bce = f" + {config.bce_weight:g} x binary cross-entropy" if config.bce_weight else ""
+    words = {
+        "tversky_bce": tversky + bce,
+        "tversky": tversky,
+        "masked_bce": "binary cross-entropy over the breast "
+        f"(mass {config.mass_weight:g}, tissue {config.tissue_weight:g})",
+    }
+    return words.get(config.loss, f"`{config.loss}`")
+
+
 def _operating_point(spec: ModelSpec) -> str:
     record = spec.training.get("operating_point")
+    if record and not record["n"]:
+        return f"## Operating point\n\nThreshold and least area: {record['score']}."
     text = (
         f"## Operating point\n\nThreshold {spec.threshold:g} on the probability; findings below "
         f"{spec.min_area_cells:g} cells of the network's grid are dropped. "
@@ -116,7 +169,9 @@ def _operating_point(spec: ModelSpec) -> str:
     if not record:
         return text + "Both are defaults: they were not chosen on data."
     score, chosen_on = record["score"], record["chosen_on"]
-    return f"{text}Chosen by {score} on {record['n']} items ({chosen_on}), {record['dice']:.3f} there, and then frozen."
+    value = record.get("value", record.get("dice"))
+    boxes = f" ({record['boxes']})" if "boxes" in record else ""
+    return f"{text}Chosen by {score} on {record['n']} items ({chosen_on}), {value:.3f} there{boxes}, and then frozen."
 
 
 def _results(metrics: Mapping[str, Any]) -> str:
@@ -126,85 +181,36 @@ def _results(metrics: Mapping[str, Any]) -> str:
     parts = [f"## Results\n\nAt original resolution, by the runtime itself; {interval}."]
     for name, block in metrics.items():
         parts.append(f"### {name}: fold {block['fold']}, {ROLES[block['role']]}")
-        parts += [_kind_table(kind, values) for kind, values in block["kinds"].items()]
+        parts += [table(kind, values) for kind, values in block["kinds"].items()]
     return "\n\n".join(parts)
-
-
-def _kind_table(kind: str, values: Mapping[str, Any]) -> str:
-    sizes = amount(values["n"], values["item"])
-    if values["item"] != "image":
-        sizes += f" in {amount(values['n_images'], 'image')}"
-    sizes += f" of {amount(values['n_patients'], 'patient')}"
-    head = f"**{kind}**: {sizes}"
-    if "per_image" not in values:
-        return (
-            f"{head}\n\n| measure | value |\n|---|---|\n"
-            f"| pictures with a (false) finding | {with_interval(values['images_with_finding'])} |\n"
-            f"| false findings per picture | {with_interval(values['findings_per_image'])} |"
-        )
-    head += f"; empty masks predicted: {values['n_empty_mask']}"
-    lines = [head, "", f"| measure | mean per {values['item']} | pooled |", "|---|---|---|"]
-    for metric, pooled in values["pooled"].items():
-        lines.append(f"| {metric} | {with_interval(values['per_image'][metric])} | {with_interval(pooled)} |")
-    for key, text in EXTRA.items():
-        if key in values:
-            lines.append(f"| {text} | {with_interval(values[key])} | |")
-    if "jittered_boxes" in values:
-        moved = values["jittered_boxes"]["per_image"]["dice"]
-        lines.append(f"| dice with boxes moved by 10 % | {with_interval(moved)} | |")
-    lines += ["", "| lesion size | n | dice | iou |", "|---|---|---|---|"]
-    for size, own in values["by_size"].items():
-        lines.append(f"| {size} | {own['n']} | {with_interval(own['dice'])} | {with_interval(own['iou'])} |")
-    return "\n".join(lines)
 
 
 def _failures(metrics: Mapping[str, Any]) -> str:
     lines = ["## Known failure modes (measured)\n"]
     for name, block in metrics.items():
         for kind, values in block["kinds"].items():
-            lines += [f"- {name}, {kind}: {text}" for text in _failures_of(values)]
+            lines += [f"- {name}, {kind}: {text}" for text in failures(values)]
     if len(lines) == 1:
         lines.append("None measured yet.")
     return "\n".join(lines)
 
 
-def _failures_of(values: Mapping[str, Any]) -> list[str]:
-    items, item = values["items"], values["item"]
-    if "per_image" not in values:
-        marked = sum(row["findings"] > 0 for row in items)
-        return [f"{marked} of {len(items)} pictures without a mass get a false finding"]
-    found = []
-    missed = sum(row["dice"] == 0 for row in items)
-    poor = sum(0 < row["dice"] < 0.5 for row in items)
-    found.append(f"{missed} of {len(items)} {item}s missed completely (Dice 0), {poor} more below Dice 0.5")
-    if "false_findings" in items[0]:
-        marked = sum(row["false_findings"] > 0 for row in items)
-        found.append(f"{marked} of {len(items)} pictures carry a finding that touches nothing outlined")
-    sized = {size: own["dice"]["value"] for size, own in values["by_size"].items() if size != UNKNOWN_SIZE}
-    if len(sized) > 1:
-        worst = min(sized, key=lambda size: sized[size])
-        n = values["by_size"][worst]["n"]
-        found.append(f"weakest by lesion size: {worst}, mean Dice {sized[worst]:.3f}, n = {n}")
-    if "jittered_boxes" in values:
-        change = values["jittered_boxes"]["per_image"]["dice"]["value"] - values["per_image"]["dice"]["value"]
-        found.append(f"boxes moved by 10 % change the mean Dice by {change:+.3f}")
-    return found
-
-
 def _limits(spec: ModelSpec, metrics: Mapping[str, Any]) -> str:
     names = [str(entry["title"]) for entry in spec.training.get("data", ())]
     sizes = [values["n_patients"] for block in metrics.values() for values in block["kinds"].values()]
+    held_out = "pictures, not patients," if spec.training.get("leaking_split") else "patients"
     lines = [
         "## Limits\n",
-        "- Measured only on held-out patients of the collections it was trained on"
+        f"- Measured only on held-out {held_out} of the collections it was trained on"
         + (f" ({'; '.join(names)})" if names else "")
         + ": other scanners, hospitals and populations were not measured.",
     ]
     if sizes:
         lines.append(f"- The smallest group above has {amount(min(sizes), 'patient')}: read intervals, not means.")
     lines.append("- Age, ethnicity, breast density and implants were not controlled for.")
-    if spec.input.mode is InputMode.ROI:
-        lines.append("- A box without a mass still gets an outline: no test measured that.")
+    blind = _BLIND_SPOTS[Task.PROMPTED if spec.takes_boxes else spec.task]
+    if blind:
+        lines.append(blind)
     return "\n".join(lines)
 
 

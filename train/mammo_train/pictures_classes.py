@@ -136,7 +136,7 @@ def _painted(labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
     rows, columns = labels.shape
     factor = min(1.0, PANEL_SIDE_PX / max(rows, columns))
     size = (max(1, round(columns * factor)), max(1, round(rows * factor)))
-    return table[cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)]
+    return np.asarray(table[cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST)])
 
 
 def _short(number: float) -> str:

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mammo_runtime.atomic import write_text
 from mammo_runtime.errors import UsageError
 from mammo_runtime.hashing import file_sha256
-from mammo_runtime.segmenter import segment
-from mammo_runtime.session import Session
-from mammo_runtime.spec import InputMode, ModelSpec
-from mammo_train import checkpoint
+from mammo_runtime.spec import ModelSpec, Task
+from mammo_train import cases, checkpoint
 from mammo_train.config import TrainConfig
-from mammo_train.dataset import read_labelled
-from mammo_train.evaluate import evaluate, lesion_window
+from mammo_train.evaluate import evaluate, measures, primary_block
 from mammo_train.index import IndexRow
+from mammo_train.judge import Model
 from mammo_train.metrics import amount, with_interval
 from mammo_train.model_card import model_card
-from mammo_train.operating_point import choose_operating_point
+from mammo_train.operating_point import NO_THRESHOLD, choose_operating_point
 from mammo_train.torch_session import TorchSession
 
 METRICS, CARD, CONFIG = "metrics.json", "MODEL_CARD.md", "config.json"
-CASES = 6
-"""Worst and best cases drawn."""
+CURVE: Mapping[Task, str] = {
+    Task.SEGMENTATION: "Dice on the network's grid",
+    Task.MULTICLASS: "mean Dice of the classes on the grid",
+    Task.CLASSIFICATION: "validation score",
+    Task.PROMPTED: "Dice on the network's grid",
+}
+"""What the lower learning curve shows."""
 
 Report = Callable[[str], None]
 
@@ -60,7 +61,8 @@ def freeze_operating_point(
     config = read_config(run)
     held_out = [row for row in rows if row.fold == config.validation_fold]
     with TorchSession.from_run(run) as session:
-        choice = choose_operating_point(session, session.spec, held_out, config.validation_kind)
+        model = Model(session, session.spec, session.decoder, config.ignore_codes)
+        choice = choose_operating_point(model, held_out, config.validation_kinds, config.threshold_metric)
         frozen = replace(
             session.spec,
             threshold=choice.threshold,
@@ -68,7 +70,8 @@ def freeze_operating_point(
             training={**session.spec.training, "operating_point": choice.record},
         )
     checkpoint.save_spec(run, frozen)
-    report(f"operating point: threshold {choice.threshold:g}, least area {choice.min_area_cells:g} cells")
+    if frozen.task not in NO_THRESHOLD:
+        report(f"operating point: threshold {choice.threshold:g}, least area {choice.min_area_cells:g} cells")
     return evaluate_fold(run, rows, config.validation_fold, report, index)
 
 
@@ -77,7 +80,8 @@ def evaluate_fold(
 ) -> dict[str, Any]:
     """Evaluate one fold and write its block ("validation" or "fold_N") into `metrics.json`.
 
-    Also draws its case sheet and the learning curves, and renews the model card. `index` is the file `rows` came from.
+    Also draws what belongs to the task (case sheet, confusion matrix, reliability) and the learning curves, and renews
+    the model card. `index` is the file `rows` came from.
     Returns the block. Raises UsageError when the fold holds nothing.
     """
     from mammo_train.pictures import curves_png
@@ -89,7 +93,8 @@ def evaluate_fold(
     name = "validation" if fold == config.validation_fold else f"fold_{fold}"
     with TorchSession.from_run(run) as session:
         spec = session.spec
-        block = evaluate(session, spec, own, config.kinds, report)
+        model = Model(session, spec, session.decoder, config.ignore_codes)
+        block = evaluate(model, own, config.kinds, report, config.validation_kinds)
         block = {
             "fold": fold,
             "role": _role(fold, config),
@@ -97,66 +102,61 @@ def evaluate_fold(
             "index_sha256": None if index is None else file_sha256(index),
             **block,
         }
-        _draw_cases(run / f"cases_{name}.png", session, spec, own, block["kinds"], config.validation_kind)
+        drawn = primary_block(block["kinds"], config.validation_kinds)
+        among = [row for row in own if row.kind in drawn.split("+") or spec.task is Task.CLASSIFICATION]
+        cases.draw(run, name, model, among, block["kinds"][drawn])
     # Kept as one file with the other folds' results, as long as those are of the same weights and operating point.
     metrics = {**read_metrics(run), name: block}
     write_text(run / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     if (run / "log.csv").is_file():
-        curves_png(run / "log.csv", run / "curves.png")
+        score = spec.training.get("validation_score_name", "validation score")
+        curves_png(
+            run / "log.csv", run / "curves.png", f"{score} on the network's grid", spec.training.get("best_epoch")
+        )
     write_text(run / CARD, model_card(spec, metrics, config))
     return block
 
 
 def summary_lines(name: str, block: dict[str, Any]) -> list[str]:
-    """Return one line for each kind of a block of `metrics.json`."""
+    """Return one line for each part of a block of `metrics.json`."""
     lines = []
     for kind, values in block["kinds"].items():
         items, patients = amount(values["n"], values["item"]), amount(values["n_patients"], "patient")
-        head = f"{name}, {kind}: {items} of {patients}"
-        if "per_image" in values:
-            dice, pooled = values["per_image"]["dice"], values["pooled"]["dice"]
-            text = f"mean Dice {with_interval(dice)}, pooled {with_interval(pooled)}"
-            if "jittered_boxes" in values:
-                text += f", jittered boxes {with_interval(values['jittered_boxes']['per_image']['dice'])}"
-        else:
-            text = f"{with_interval(values['findings_per_image'])} false findings per picture"
-        lines.append(f"{head}: {text}")
+        lines.append(f"{name}, {kind}: {items} of {patients}: {_SUMMARIES[measures(values)](values)}")
     return lines
 
 
-def _draw_cases(
-    path: Path, session: Session, spec: ModelSpec, rows: Sequence[IndexRow], kinds: dict[str, Any], kind: str
-) -> None:
-    """Draw the worst and best items of `kind`; their masks are inferred again, so that none had to be kept."""
-    from mammo_train.pictures import Case, cases_png
-
-    items = sorted(kinds.get(kind, {}).get("items", []), key=lambda item: item.get("dice", 0.0))
-    if not items or "dice" not in items[0]:
-        return
-    half = min(CASES, (len(items) + 1) // 2)
-    known = {(row.name, row.group): row for row in rows if row.kind == kind}
-
-    def case(item: dict[str, Any]) -> Case:
-        labelled = read_labelled(known[item["image"], item["group"]])
-        title, part, boxes = item["image"], np.s_[:, :], None
-        if spec.input.mode is InputMode.ROI:
-            boxes = [labelled.boxes[item["lesion"] - 1]]
-            title, part = f"{title} #{item['lesion']}", lesion_window(labelled, boxes[0], spec.input.roi_margin)
-        mask = segment(labelled.image, session, spec, boxes=boxes).mask[part]
-        return Case(title, _windowed(labelled.image.pixels[part]), labelled.mask[part], mask, item["dice"])
-
-    best = list(reversed(items[half:]))[:CASES]
-    cases_png([case(item) for item in items[:half]], [case(item) for item in best], path)
+def _overlap_summary(values: dict[str, Any]) -> str:
+    text = f"mean Dice {with_interval(values['per_image']['dice'])}, pooled {with_interval(values['pooled']['dice'])}"
+    if "jittered_boxes" in values:
+        text += f", jittered boxes {with_interval(values['jittered_boxes']['per_image']['dice'])}"
+    if "predicted_iou" in values:
+        text += f", predicted IoU off by {with_interval(values['predicted_iou']['mean_absolute_error'])}"
+    return text
 
 
-def _windowed(pixels: np.ndarray) -> np.ndarray:
-    """Return uint8 for looking at: the tissue's grey values from 0.5 to 99.8 % spread over the whole range."""
-    tissue = pixels[pixels > 0]
-    if not tissue.size:
-        return np.zeros(pixels.shape, np.uint8)
-    low, high = (float(v) for v in np.percentile(tissue, (0.5, 99.8)))
-    spread = (pixels.astype(np.float32) - low) * (255 / max(high - low, 1))
-    return np.asarray(np.clip(np.rint(spread), 0, 255), np.uint8)
+def _findings_summary(values: dict[str, Any]) -> str:
+    return f"{with_interval(values['findings_per_image'])} false findings per picture"
+
+
+def _labels_summary(values: dict[str, Any]) -> str:
+    accuracy, dice = with_interval(values["accuracy"]), with_interval(values["macro"]["dice"])
+    return f"pixel accuracy {accuracy}, mean Dice of {values['n_classes_in_truth']} classes {dice}"
+
+
+def _classes_summary(values: dict[str, Any]) -> str:
+    return (
+        f"AUC {with_interval(values['auc']['macro'])}, accuracy {with_interval(values['accuracy'])}, "
+        f"balanced {with_interval(values['balanced_accuracy'])}, ECE {with_interval(values['calibration']['ece'])}"
+    )
+
+
+_SUMMARIES: Mapping[str, Callable[[dict[str, Any]], str]] = {
+    "overlap": _overlap_summary,
+    "findings": _findings_summary,
+    "labels": _labels_summary,
+    "classes": _classes_summary,
+}
 
 
 def _role(fold: int, config: TrainConfig) -> str:
