@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from mammo_runtime import bundle as bundle_module
 from mammo_runtime.bundle import MANIFEST, LoadedModel, list_bundles, load_model
 from mammo_runtime.errors import ExitCode, ModelRefused
 from mammo_runtime.hashing import file_sha256
-from mammo_runtime.spec import CleaningStep, InputSpec, Precision
+from mammo_runtime.session import Session
+from mammo_runtime.spec import CleaningStep, InputSpec, Precision, Task
 from tiny_model import TINY, tiny_spec, write_bundle, write_model
+from tiny_tasks import NAMES, SPECS, write_task_bundle
 
 FP32 = Precision.FP32
 
@@ -179,3 +182,57 @@ def test_a_folder_of_the_same_name_does_not_shadow_a_bundled_model(
     monkeypatch.chdir(tmp_path)
     assert load("mass-full").spec.name == "mass-full"
     assert load("./mass-full").spec.name == "impostor"
+
+
+PROMPTED = SPECS[Task.PROMPTED]
+
+
+def test_a_prompted_model_opens_both_graphs_and_closes_both(tmp_path: Path) -> None:
+    folder = write_task_bundle(tmp_path / "b", PROMPTED)
+    for path in (folder, folder / NAMES["file"]):
+        with load(path) as model:
+            assert model.decoder is not None
+            assert (model.sha256, model.decoder_sha256) == tuple(file_sha256(folder / name) for name in NAMES.values())
+        for session in (model.session, model.decoder):
+            with pytest.raises(ModelRefused, match="closed"):
+                session.run_all()
+
+
+@pytest.mark.parametrize("part", ["file", "prompt_decoder"])
+def test_one_changed_bit_in_either_graph_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    folder = write_task_bundle(tmp_path / "b", PROMPTED)
+    content = bytearray((folder / NAMES[part]).read_bytes())
+    content[150] ^= 1
+    (folder / NAMES[part]).write_bytes(content)
+    monkeypatch.setattr(bundle_module, "open_session", lambda *_: pytest.fail("opened before its hash was checked"))
+    refused(folder, "was changed")
+
+
+def test_a_decoder_of_another_model_is_refused_and_nothing_stays_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_task_bundle(tmp_path / "b", PROMPTED)
+    other = write_task_bundle(tmp_path / "other", replace(PROMPTED, threshold=0.4))
+    decoder = (other / NAMES["prompt_decoder"]).read_bytes()
+    (folder / NAMES["prompt_decoder"]).write_bytes(decoder)
+    files = {name: {"sha256": file_sha256(folder / name)} for name in NAMES.values()}
+    write_task_bundle(folder, PROMPTED, files=files)
+    (folder / NAMES["prompt_decoder"]).write_bytes(decoder)
+    opened: list[Session] = []
+    real = bundle_module.open_session
+    monkeypatch.setattr(bundle_module, "open_session", lambda *given: opened.append(real(*given)) or opened[-1])
+    refused(folder, "different specs")
+    assert len(opened) == 2
+    for session in opened:
+        with pytest.raises(ModelRefused, match="closed"):
+            session.run_all()
+
+
+def test_half_a_prompted_model_is_refused(tmp_path: Path) -> None:
+    folder = write_task_bundle(tmp_path / "b", PROMPTED)
+    refused(folder / NAMES["prompt_decoder"], "names no decoder for model.fp32.decoder.onnx")
+    (tmp_path / "loose.onnx").write_bytes((folder / NAMES["file"]).read_bytes())
+    refused(tmp_path / "loose.onnx", "one half of the prompted model")
+    refused(write_task_bundle(tmp_path / "c", PROMPTED, precisions={"fp32": {"file": NAMES["file"]}}), "no decoder")
+    outside = {"fp32": {**NAMES, "prompt_decoder": "../d.onnx"}}
+    refused(write_task_bundle(tmp_path / "d", PROMPTED, precisions=outside), "outside the bundle")

@@ -141,3 +141,27 @@ def test_appended_metadata_is_what_onnx_runtime_reads(tmp_path: Path) -> None:
     path.write_bytes(with_metadata(TINY.read_bytes(), {METADATA_KEY: "{}", "other": "ü" * 200}))
     with open_session(path, "cpu") as session:
         assert dict(session.metadata) == {METADATA_KEY: "{}", "other": "ü" * 200}
+
+
+def test_a_graph_of_several_inputs_and_outputs_runs_by_run_all() -> None:
+    embedding, boxes = np.zeros((1, 3, 16, 16), np.float32), np.array([[[4, 8, 20, 24], [8, 8, 12, 12]]], np.float32)
+    with open_session(TINY.parent / "tiny_decoder.onnx", "cpu") as session:
+        maps, overlaps = session.run_all(embedding, boxes)
+        assert maps.shape == (1, 2, 1, 16, 16)
+        assert (maps > 0).sum(axis=(0, 2, 3, 4)).tolist() == [16, 1]
+        assert overlaps == pytest.approx(np.array([[4 / 64, 8 / 64]]))
+        with pytest.raises(ModelRefused, match=r"2 input\(s\) and 2 output\(s\)"):
+            session.run(embedding)
+        with pytest.raises(ModelRefused, match=r"takes 2 input\(s\) \(embedding, boxes\), got 1"):
+            session.run_all(embedding)
+        for wrong in ((boxes, embedding), (embedding, boxes[0]), (embedding, boxes.astype(np.float64))):
+            with pytest.raises(ModelRefused, match=r"float32 .* as (embedding|boxes)"):
+                session.run_all(*wrong)
+    with pytest.raises(ModelRefused, match="closed"):
+        session.run_all(embedding, boxes)
+
+
+def test_labels_come_as_bytes() -> None:
+    with open_session(TINY.parent / "tiny_multiclass.onnx", "cpu") as session:
+        assert session.run(batch(2) - 1).dtype == np.uint8
+        assert session.run_all(batch(2) + 1)[0].min() == 255, "white is NaN to this graph"
