@@ -183,6 +183,42 @@ def models(as_json: bool, quiet: bool) -> None:
     click.echo(json.dumps(rows, indent=1) if as_json else "\n".join(listing.table_lines(rows, heading=not quiet)))
 
 
+@main.command()
+@click.argument("system")
+@click.option("--root", type=FOLDER, help="Data: splits/mammo_full.csv, splits/busi.csv, splits/bcss.csv below it.")
+@click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path),
+              help="Folder of the runs and of reproduction.json; the same command goes on.")  # fmt: skip
+@click.option("--budget", "budget_min", type=click.FloatRange(min=0, min_open=True),
+              help="Minutes of training for each system. [default: the study's epochs]")  # fmt: skip
+@click.option("--tiny", is_flag=True, help="Tiny networks on synthetic phantoms: proves the path, measures nothing.")
+@click.option("--scale", type=click.FloatRange(0.05, 1), default=1.0, show_default=True,
+              help="Factor on each study's grid, for machines that cannot afford it (recorded).")  # fmt: skip
+@click.option("--width", help="Width of the network, where it has that one. [default: S, or the only one]")
+@click.option("--encoder-weights", type=FILE, help="MobileNetV2 encoder for the systems that start from one.")
+@click.option("--set", "settings", type=FILE, help="JSON with fields of TrainConfig over every preset's (recorded).")
+@_command
+def reproduce(system: str, settings: Path | None, quiet: bool, **given: Any) -> None:
+    """Train SYSTEM (or `all`) as its study did; evaluate, export and run it; one row of results each.
+
+    OUT/reproduction.json holds reported and measured numbers side by side, each with what it was measured on. A system
+    whose data is not at hand gets a row that says so. Exit code 3 when some systems failed, 4 when all did.
+    """
+    from mammo_train import presets
+    from mammo_train.reproduce import Reproduction, reproduce
+
+    overrides = presets.stored_settings(settings)
+    rows = reproduce(system, Reproduction(overrides=overrides, **given), _report(quiet))
+    for row in rows:
+        numbers = (row["measured"] or {}).get("test", {}).get("metrics", {})
+        shown = ", ".join(
+            f"{name} {value['value']:.3f}" for name, value in numbers.items() if value["value"] is not None
+        )
+        click.echo(f"{row['system']}: {row['status']}" + (f": {row['why']}" if row["why"] else f", {shown}"))
+    failed = [row for row in rows if row["status"] == "failed"]
+    if failed:
+        sys.exit(ExitCode.ALL_FAILED if len(failed) == len(rows) else ExitCode.SOME_FAILED)
+
+
 @main.command("check-index")
 @click.argument("index", type=FILE)
 @click.option("--root", type=FOLDER, help="Folder its paths start from. [default: the index file's folder]")

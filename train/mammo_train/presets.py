@@ -136,7 +136,7 @@ def train_config(
         values["loss"] = loss
     values |= preset.config
     frozen = values.pop("frozen_epochs", None)
-    values |= _stored_settings(file)
+    values |= stored_settings(file)
     values |= {name: value for name, value in given.items() if value is not None}
     defaults = {f.name: f.default for f in fields(TrainConfig)}
     wanted = (defaults["frozen_epochs"] if frozen is None else frozen) if pretrained else 0
@@ -144,7 +144,8 @@ def train_config(
     return TrainConfig.from_dict(values)
 
 
-def _stored_settings(file: Path | None) -> dict[str, Any]:
+def stored_settings(file: Path | None) -> dict[str, Any]:
+    """Return the settings in a JSON file; without a file none. Raises UsageError when it is not one JSON object."""
     if file is None:
         return {}
     try:

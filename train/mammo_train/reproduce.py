@@ -63,8 +63,8 @@ class Reproduction:
     """MobileNetV2 encoder for the systems that start from one."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `TrainConfig` over every preset's."""
-    widths: Mapping[str, str] = field(default_factory=dict)
-    """System → width of its network, where it is not the one in `SYSTEMS`."""
+    width: str | None = None
+    """Width of the networks that have it; None: the one in `SYSTEMS`."""
 
 
 def reproduce(name: str, wanted: Reproduction, report: Report = print) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _row(key: str, system: System, wanted: Reproduction, report: Report) -> dict[str, Any]:
     """Take one system as far as it goes."""
-    network = _network(key, system, wanted)
+    network = _network(system, wanted)
     row: dict[str, Any] = {
         "system": key,
         "study": system.study,
@@ -108,42 +108,58 @@ def _row(key: str, system: System, wanted: Reproduction, report: Report) -> dict
         "parameters": models.count_parameters(system.architecture, network.get("width")),
         "preset": system.preset,
         "note": preset(system.architecture, system.preset).note,
-        "reported": [{**asdict(r), "problem": _problem(r.values)} for r in system.reported],
+        "reported": [{**asdict(r), "problem": reported_row_problem(r.values)} for r in system.reported],
         "status": "not trained",
         "why": "",
         "measured": None,
         "machine": {**machine_record(), "torch": _torch_version()},
     }
-    started = time.perf_counter()
     try:
         index, root = _data(system.modality, wanted)
-        choices = _choices(key, system, network, wanted)
-        config = _config(choices, wanted)
-        run = wanted.output / key / "run"
-        spent = _spent(wanted.output / key)
-        recipe.train(index, root, run, choices, config, report)
-        recipe.evaluate_run(run, config.test_fold, index, root, report)
-        row |= {"status": "trained", "trained_s": round(spent + time.perf_counter() - started, 1)}
-        row |= _measured(run, config)
-        report("exporting")
-        row["exported"] = _export(run, wanted.output / key / "bundle")
-        report("inferring")
-        rows = [r for r in read_index(index, root) if r.fold == config.test_fold and r.kind in config.kinds]
-        row["inferred"] = _infer(wanted.output / key, run, rows)
+    except UsageError as error:
+        report(f"{key}: not trained: {error}")
+        return {**row, "why": str(error)}
+    try:
+        return {**row, **_reproduced(key, system, network, wanted, index, root, report), "status": "trained"}
     except MammoError as error:
-        row["why"] = str(error)
-        row["status"] = "failed" if row["status"] == "trained" else "not trained"
-        report(f"{key}: {row['status']}: {error}")
-    return row
+        report(f"{key}: failed: {error}")
+        return {**row, "status": "failed", "why": str(error)}
 
 
-def _network(key: str, system: System, wanted: Reproduction) -> dict[str, Any]:
+def _reproduced(
+    key: str,
+    system: System,
+    network: Mapping[str, Any],
+    wanted: Reproduction,
+    index: Path,
+    root: Path,
+    report: Report,
+) -> dict[str, Any]:
+    """Train, evaluate, export and infer; returns what a row says of it. Raises MammoError."""
+    folder = wanted.output / key
+    run, started, spent = folder / "run", time.perf_counter(), _spent(folder)
+    choices = _choices(key, system, network, wanted)
+    config = _config(choices, wanted)
+    recipe.train(index, root, run, choices, config, report)
+    recipe.evaluate_run(run, config.test_fold, index, root, report)
+    seconds = round(spent + time.perf_counter() - started, 1)
+    report("exporting")
+    exported = _export(run, folder / "bundle")
+    report("inferring")
+    rows = [r for r in read_index(index, root) if r.fold == config.test_fold and r.kind in config.kinds]
+    return {
+        "trained_s": seconds,
+        **_measured(run, config),
+        "exported": exported,
+        "inferred": _infer(folder, run, rows),
+    }
+
+
+def _network(system: System, wanted: Reproduction) -> dict[str, Any]:
     known = models.known(system.architecture)
-    width = wanted.widths.get(key)
-    if wanted.tiny and "tiny" in known.widths:
-        width = "tiny"
+    width = models.TINY if wanted.tiny else wanted.width
     options: dict[str, Any] = {**preset(system.architecture, system.preset).network, **system.network}
-    return {**options, "width": width} if width else options
+    return {**options, "width": width} if width in known.widths else options
 
 
 def _choices(key: str, system: System, network: Mapping[str, Any], wanted: Reproduction) -> recipe.Choices:
@@ -185,8 +201,8 @@ def _measured(run: Path, config: TrainConfig) -> dict[str, Any]:
     return {
         "measured": {
             "data": [f"{d['title']} ({d['images']} training pictures)" for d in spec.training["data"]],
-            "validation": headline(blocks["validation"]),
-            "test": headline(blocks[f"fold_{config.test_fold}"]),
+            "validation": headline(blocks["validation"], config.validation_kinds),
+            "test": headline(blocks[f"fold_{config.test_fold}"], config.validation_kinds),
         },
         "settings": _settings(spec, config),
         "weights_sha256": spec.parent_sha256,
@@ -251,13 +267,6 @@ def _spent(folder: Path) -> float:
     if not path.is_file():
         return 0.0
     return float(json.loads(path.read_text(encoding="utf-8")).get("trained_s", 0.0))
-
-
-def _problem(values: Mapping[str, float]) -> str | None:
-    """Return why a reported row contradicts itself, if it holds enough to tell."""
-    if {"dice", "iou"} <= set(values) or {"dice", "precision", "sensitivity"} <= set(values):
-        return reported_row_problem(values)
-    return None
 
 
 def _torch_version() -> str:
