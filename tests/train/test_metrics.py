@@ -25,6 +25,7 @@ from mammo_train.metrics import (
     summarise,
     with_interval,
 )
+from mammo_train.systems import SYSTEMS
 from reported_rows import REPORTED
 
 COUNTS = st.builds(Counts, *[st.integers(0, 500)] * 4).filter(lambda c: c.tp + c.fp + c.fn + c.tn > 0)
@@ -136,6 +137,14 @@ def test_study_003_agrees_within_rounding() -> None:
         assert reported_row_problem(wrong, tolerance=0.001) is not None
 
 
+def test_the_table_of_systems_holds_the_same_rows() -> None:
+    table = [row.values for system in SYSTEMS.values() for row in system.reported]
+    for row in REPORTED:
+        assert any(row.values.items() <= values.items() for values in table), row.name
+    flagged = [values for values in table if reported_row_problem(values)]
+    assert len(flagged) == sum(bool(row.flagged) for row in REPORTED)
+
+
 def test_columns_that_are_missing_are_not_checked() -> None:
     assert reported_row_problem({}) is None
     assert reported_row_problem({"dice": 0.6, "accuracy": 0.9, "loss": 2.0}) is None
@@ -176,6 +185,7 @@ def test_nothing_to_summarise_is_refused() -> None:
 
 def test_words() -> None:
     assert with_interval({"value": 0.5123, "low": 0.4, "high": 0.6}) == "0.512 (0.400-0.600)"
+    assert with_interval({"value": -0.1, "low": -0.4, "high": 0.2}) == "-0.100 (-0.400 to 0.200)"
     assert with_interval({"value": 0.5, "low": None, "high": None}) == "0.500"
     assert with_interval({"value": None, "low": None, "high": None}) == "undefined"
     assert (amount(1, "patient"), amount(2, "patient")) == ("1 patient", "2 patients")

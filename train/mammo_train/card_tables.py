@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mammo_train.confusion import CLASS_METRICS
 from mammo_train.evaluate import measures
 from mammo_train.metrics import amount, with_interval
 
 UNKNOWN_SIZE = "unknown spacing"
 """The size class of lesions in pictures without a spacing (`evaluate_masks.SIZES`)."""
 EXTRA = {"lesion_sensitivity": "lesions touched by a finding", "false_findings_per_image": "false findings per picture"}
+SHOWN = {"precision": "precision", "recall": "recall", "dice": "Dice (= F1)", "iou": "IoU"}
+"""Class metrics in tables: metric → heading."""
 CONFUSIONS = 3
 """Confusions of classes named as failure modes."""
 
@@ -80,10 +81,10 @@ def _classes_of_pixels(values: Mapping[str, Any]) -> str:
     lines = ["", "", "| measure | pooled over pixels |", "|---|---|"]
     lines.append(f"| pixel accuracy | {with_interval(values['accuracy'])} |")
     over = f"mean of the {values['n_classes_in_truth']} classes in the truth"
-    lines += [f"| {name.replace('_', ' ')}, {over} | {with_interval(v)} |" for name, v in values["macro"].items()]
-    lines += ["", f"| class | pixels | {' | '.join(CLASS_METRICS)} |", "|---|---|" + "---|" * len(CLASS_METRICS)]
+    lines += [f"| {text}, {over} | {with_interval(values['macro'][name])} |" for name, text in SHOWN.items()]
+    lines += ["", f"| class | pixels | {' | '.join(SHOWN.values())} |", "|---|---|" + "---|" * len(SHOWN)]
     for row in values["classes"]:
-        numbers = " | ".join(with_interval(row[metric]) for metric in CLASS_METRICS)
+        numbers = " | ".join(with_interval(row[metric]) for metric in SHOWN)
         lines.append(f"| {row['name']} | {row['truth']:,} | {numbers} |")
     return "\n".join(lines)
 

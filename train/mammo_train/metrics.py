@@ -194,7 +194,8 @@ def with_interval(estimate: dict[str, Any], digits: int = 3) -> str:
     text = f"{estimate['value']:.{digits}f}"
     if estimate["low"] is None:
         return text
-    return f"{text} ({estimate['low']:.{digits}f}-{estimate['high']:.{digits}f})"
+    between = "-" if estimate["low"] >= 0 else " to "
+    return f"{text} ({estimate['low']:.{digits}f}{between}{estimate['high']:.{digits}f})"
 
 
 def amount(number: int, noun: str) -> str:

@@ -107,7 +107,7 @@ def cases_png(worst: Sequence[Case], best: Sequence[Case], output: Path, columns
     shown = [case for _, cases in lines for case in cases]
     kinds = (("truth", TRUTH, "truth"), ("mask", PREDICTION, "prediction"), ("box", PROMPT, "box given to the model"))
     handles = [
-        Line2D([], [], color=colour, label=label)
+        Line2D([], [], color=colour, label=label, linestyle="--" if name == "box" else "-")
         for name, colour, label in kinds
         if any(getattr(case, name) is not None for case in shown)
     ]
