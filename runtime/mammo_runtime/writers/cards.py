@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from mammo_runtime.writers.palette import css_colour, share
+from mammo_runtime.writers.amounts import chance, share
+from mammo_runtime.writers.palette import css_colour
 
 _LATERALITY = {"L": "Left", "R": "Right"}
 _OUTPUT_NAMES = {"mask": "Mask", "probability": "Probability map", "overlay": "Overlay"}
@@ -160,7 +161,7 @@ def class_rows(classes: Sequence[Mapping[str, Any]]) -> list[ClassRow]:
         name = str(one["name"])
         if "probability" in one:
             level = float(one["probability"] or 0.0)
-            rows.append(ClassRow(name, _probability(one["probability"]), "", "", level))
+            rows.append(ClassRow(name, chance(level), "", "", level))
         elif one["area_px"]:
             mm2 = one.get("area_mm2")
             area = f"{one['area_px']} px" if mm2 is None else f"{_rounded(mm2)} mm²"
@@ -195,6 +196,8 @@ def _image_facts(record: Record) -> list[tuple[str, str]]:
         facts.append(("Pixel spacing", _spacing(record)))
     if record.get("file_format"):
         facts.append(("File", str(record["file_format"])))
+    if record.get("prompt_source"):
+        facts.append(("Boxes from", str(record["prompt_source"])))
     return facts
 
 

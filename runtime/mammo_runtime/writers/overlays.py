@@ -17,7 +17,8 @@ import numpy as np
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.result import ClassArea, ClassScore, Result
 from mammo_runtime.spec import Task
-from mammo_runtime.writers.palette import PALETTE, share
+from mammo_runtime.writers.amounts import chance, share
+from mammo_runtime.writers.palette import PALETTE
 from mammo_runtime.writers.pictures import TINT_ALPHA, labels_png, mask_png, overlay_picture, rgb_from_mammogram
 
 _STRIP_ROWS = 128
@@ -69,7 +70,7 @@ def _caption(image: Mammogram, found: Result, boxes: Sequence[Box] | None) -> np
     """The picture as it is, and the probability of every class below it, highest first."""
     scores = [c for c in found.classes if isinstance(c, ClassScore)]
     scores.sort(key=lambda one: -one.probability)
-    return _with_strip(image, [_Line(f"{_ascii(c.name)} {c.probability:.2f}", None) for c in scores])
+    return _with_strip(image, [_Line(f"{_ascii(c.name)} {chance(c.probability)}", None) for c in scores])
 
 
 def _ascii(text: str) -> str:

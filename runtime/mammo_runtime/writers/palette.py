@@ -35,8 +35,3 @@ PALETTE: tuple[tuple[int, int, int], ...] = (*_NAMED, *_further())
 def css_colour(number: int) -> str:
     """Return a class's colour as "#rrggbb"."""
     return "#{:02x}{:02x}{:02x}".format(*PALETTE[number])
-
-
-def share(fraction: float) -> str:
-    """Return a part of a picture in per cent; what is there never reads as nothing."""
-    return "<0.1 %" if 0 < fraction < 0.001 else f"{100 * fraction:.1f} %"

@@ -124,8 +124,14 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Total time", f"{run['total_s']:.1f} s" if run.get("total_s") is not None else _UNKNOWN),
         ("Outcome", outcome.strip()),
         ("Model licence", _words(model.get("licence"))),
-        ("Model SHA-256", _words(model.get("sha256"))),
+        ("Model SHA-256", _hashes(model)),
     ]
+
+
+def _hashes(model: Mapping[str, Any]) -> str:
+    if not model.get("decoder_sha256"):
+        return _words(model.get("sha256"))
+    return f"{model.get('sha256')} (encoder), {model['decoder_sha256']} (decoder)"
 
 
 def _run_details(run: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -295,3 +295,56 @@ def _environment() -> dict[str, str]:
     import os
 
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+
+
+def class_record(
+    name: str, classes: list[dict[str, Any]], predicted: str | None = None, **changes: Any
+) -> dict[str, Any]:
+    return record(name, classes=classes, predicted_class=predicted, threshold=None, **changes)
+
+
+def test_a_classifiers_page_shows_probabilities_and_no_findings(tmp_path: Path) -> None:
+    scores = [{"name": n, "probability": p} for n, p in (("benign", 0.2), ("malignant", 0.7955), ("normal", 0.0045))]
+    records = [class_record("a.png", scores, "malignant", outputs={}), MIXED[2]]
+    model = {"name": "m", "task": "classification", "classes": ["benign", "malignant", "normal"]}
+    page = page_of(tmp_path, records, model=model, predicted_classes={"malignant": 1})
+    assert [c["data-kind"] for c in page.cards] == ["judged", "failed"]
+    assert page.cards[0]["data-peak"] == "0.7955"
+    for words in (
+        *("Image classification report", "Likeliest class for the model: malignant (0.80)", "0.20", "<0.01"),
+        *("not the probability of disease", "none: likeliest class", DISCLAIMER, "1 of 2 files were not judged"),
+    ):
+        assert words in page.words
+    assert [m["value"] for m in page.named("meter")] == ["0.7955", "0.2", "0.0045"]
+    assert "finding" not in page.words.split("How to read")[0].replace("without such a finding", "")
+    assert page.named("svg") == []
+
+
+def test_a_class_maps_page_has_a_legend_and_areas(tmp_path: Path) -> None:
+    names = ["gland", "<b>stroma</b>", "fat"]
+    areas = [(100, 0.25, 1.0), (300, 0.75, 3.0), (0, 0.0, 0.0)]
+    classes = [{"name": n, "area_px": a, "fraction": f, "area_mm2": m} for n, (a, f, m) in zip(names, areas)]
+    bare = [{**c, "area_mm2": None} for c in classes]
+    model = {"name": "m", "task": "multiclass", "classes": names}
+    page = page_of(tmp_path, [class_record("a.png", classes), class_record("b.png", bare)], model=model)
+    fills = [a["fill"] for a in page.named("rect")]
+    assert fills == ["#56b4e9", "#e69f00", "#56b4e9", "#e69f00", "#e69f00", "#56b4e9", "#009e73"]
+    for words in (
+        *("Tissue class map report", "2 classes marked by the model: <b>stroma</b> 75.0 %, gland 25.0 %", "3.0 mm²"),
+        *("300 px", "Not in this picture: 1 of the model's 3 classes"),
+    ):
+        assert words in page.words
+    assert page.named("option", value="peak") == []
+
+
+def test_a_prompted_models_page_says_who_pointed_and_what_it_expects(tmp_path: Path) -> None:
+    boxes = [[1, 1, 5, 5], [9, 9, 5, 5]]
+    one = finding(1, prompt_box=1, predicted_iou=0.876)
+    model = {"name": "m", "task": "prompted", "sha256": "ab", "decoder_sha256": "cd"}
+    shown = record("a.png", findings=[one], boxes=boxes, box_predicted_iou=[0.876, 0.31], prompt_source="boxes file")
+    page = page_of(tmp_path, [shown], model=model)
+    for words in (
+        *("from given boxes", "Predicted IoU", "0.88", "Box 2: no mass marked by the model (predicted IoU 0.31)"),
+        *("boxes file", "ab (encoder), cd (decoder)", "The model does not search"),
+    ):
+        assert words in page.words

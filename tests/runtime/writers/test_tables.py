@@ -163,3 +163,23 @@ def test_tables_of_no_records_are_a_header_and_an_empty_file(tmp_path: Path) -> 
     write_results_jsonl(tmp_path / "r.jsonl", [])
     assert (tmp_path / "r.csv").read_text() == ",".join(CSV_COLUMNS) + "\n"
     assert (tmp_path / "r.jsonl").read_bytes() == b""
+
+
+def test_classes_in_one_cell() -> None:
+    scores = [{"name": "benign", "probability": 0.71}, {"name": "-normal", "probability": 0.29}]
+    (row,) = results_csv_rows([record(classes=scores, predicted_class="benign", threshold=None)])
+    assert (row["predicted_class"], row["classes"]) == ("benign", "benign 0.71; -normal 0.29")
+    assert (row["finding"], row["threshold"]) == ("", "")
+    areas = [
+        {"name": "=gland", "area_px": 5, "fraction": 0.25, "area_mm2": None},
+        {"name": "fat", "area_px": 0, "fraction": 0.0, "area_mm2": None},
+        {"name": "stroma", "area_px": 15, "fraction": 0.75, "area_mm2": None},
+    ]
+    (row,) = results_csv_rows([record(classes=areas, predicted_class=None)])
+    assert (row["predicted_class"], row["classes"]) == ("", "'=gland 0.25; stroma 0.75")
+
+
+def test_a_prompted_finding_has_its_predicted_iou() -> None:
+    one = finding(prompt_box=2, predicted_iou=0.87654321)
+    (row,) = results_csv_rows([record(findings=[one], prompt_source="boxes file", decoder_sha256="ef" * 32)])
+    assert (row["predicted_iou"], row["prompt_source"], row["decoder_sha256"]) == ("0.876543", "boxes file", "ef" * 32)
