@@ -22,7 +22,7 @@ from mammo_runtime.errors import UsageError
 from mammo_runtime.spec import Fit, InputSpec, ModelSpec, Scaling
 from mammo_train.config import TrainConfig
 from mammo_train.index import IndexRow
-from mammo_train.losses import LOSSES
+from mammo_train.losses import loss_of
 from mammo_train.models import lite_medsam, sam
 from mammo_train.models.prompted import PromptedNetwork
 from mammo_train.prompt_samples import FOLDER, BoxSamples, EmbeddedSamples, Sample
@@ -98,7 +98,7 @@ def prompted_loss(network: nn.Module, batch: Sequence[torch.Tensor], config: Tra
     logits, iou = network(first, boxes[:, None], encoded=config.freeze_encoder)
     logits, iou = logits[:, 0].float(), iou[:, 0].float()
     everywhere = torch.ones_like(mask, dtype=torch.bool)
-    loss = LOSSES[config.loss](logits, mask, everywhere, config)
+    loss = loss_of(logits, mask, everywhere, config)
     return loss + IOU_WEIGHT * F.mse_loss(iou, true_iou(logits, mask))
 
 
