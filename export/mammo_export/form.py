@@ -36,7 +36,7 @@ def check_form(model: onnx.ModelProto) -> None:
     stray = STRAY & {node.op_type for node in model.graph.node if not _counts_boxes(node)}
     if stray:
         raise GateMissed(f"the graph holds {', '.join(sorted(stray))} nodes, which engines handle badly")
-    if any(node.op_type == "BatchNormalization" and len(node.output) > 1 for node in model.graph.node):
+    if any(a.name == "training_mode" and a.i for node in model.graph.node for a in node.attribute):
         raise GateMissed("a batch norm of the graph is in training form; its output would depend on the other images")
     tensors = list(_tensors(model))
     if any(t.data_location == TensorProto.EXTERNAL for t in tensors):
