@@ -1,4 +1,4 @@
-"""What the networks' shared suite needs to know of each task: targets, a loss, the exported graphs. One entry a task."""
+"""What the shared suite of the networks needs to know of each task: targets, a loss, the exported graphs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IGNORE = 255
 SIDE = 64
 """Of the grid, where the network does not ask for another one."""
 SIDES: Mapping[str, int] = {"vgg16_busi": 224}
-EXTRA_NAMES = ("smp:Linknet/mobilenet_v2",)
+EXTRA_NAMES = ("smp:Linknet/resnet18",)
 """One of the networks that only their names register."""
 
 
