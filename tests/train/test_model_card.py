@@ -7,14 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from fake_sessions import EchoSession, echo_spec
 from mammo_runtime.spec import InputMode, ModelSpec
 from mammo_train import checkpoint, results
 from mammo_train.config import TrainConfig
 from mammo_train.data_notes import DATA_NOTES, data_record, encoder_note, weights_licence
+from mammo_train.evaluate import evaluate
 from mammo_train.index import IndexRow
+from mammo_train.judge import Model
 from mammo_train.model_card import model_card
+from mammo_train.operating_point import choose_operating_point
+from task_sessions import box_model, class_model, ellipse_row, grey_row, label_model, label_row
 from training_phantoms import PhantomSet, tiny_spec
 
 
@@ -81,18 +87,78 @@ def test_without_measurements_the_card_says_so() -> None:
 def test_box_models_are_described_as_such(
     measured: tuple[ModelSpec, dict[str, Any], TrainConfig], phantoms: PhantomSet
 ) -> None:
-    from fake_sessions import EchoSession, echo_spec
-    from mammo_train.evaluate import evaluate
-
     spec, _, config = measured
     rows = [row for row in phantoms.rows() if row.fold == 0]
-    block = evaluate(EchoSession(), echo_spec(InputMode.ROI), rows)
+    block = evaluate(Model(EchoSession(), echo_spec(InputMode.ROI)), rows)
     roi = replace(spec, input=replace(spec.input, mode=InputMode.ROI))
     card = model_card(roi, {"fold_0": {"fold": 0, "role": "test", **block}}, config)
     assert "it does not search" in card
     assert "**mass**: 3 lesions in 2 images of 2 patients" in card
     assert "| dice with boxes moved by 10 % | " in card
     assert "boxes moved by 10 % change the mean Dice by " in card
+
+
+def card_of(model: Model, rows: list[IndexRow], kinds: list[str], **training: Any) -> str:
+    """Return the card of a model of another task, with its operating point and a test block."""
+    choice = choose_operating_point(model, rows, kinds)
+    spec = replace(model.spec, network={"width": "S"}, training={"operating_point": choice.record, **training})
+    block = evaluate(model, rows, kinds)
+    return model_card(spec, {"fold_0": {"fold": 0, "role": "test", **block}}, TrainConfig())
+
+
+def test_a_multi_class_card(tmp_path: Path) -> None:
+    codes = np.full((64, 64), 1, np.uint8)
+    codes[:, 20:] = 3
+    card = card_of(label_model(), [label_row(tmp_path, "a", codes, 0 * codes)], ["tissue"])
+    for phrase in (
+        "multiclass of tumor, stroma, fat in histopathology pictures; input is the whole picture",
+        "gives every pixel the likeliest of the classes above",
+        "Threshold and least area: none: every pixel gets its likeliest class.",
+        "**tissue**: 1 image of 1 patient",
+        "| pixel accuracy | 0.312 |",
+        "never found: fat",
+        "fat taken for tumor: 2,816 of 2,816 pixels (100 %)",
+        "- Network options: width S",
+        "- What is none of the classes gets one of them nevertheless.",
+    ):
+        assert phrase in card
+    assert "Dice 0)" not in card
+
+
+def test_a_classifiers_card(tmp_path: Path) -> None:
+    rows = [grey_row(tmp_path, f"i{k}", 60 * k, kind) for k, kind in enumerate(("normal", "benign", "malignant"))]
+    card = card_of(class_model(), rows, ["normal", "benign", "malignant"])
+    for phrase in (
+        "classification of normal, benign, malignant in ultrasound pictures",
+        "it shows no place",
+        "**all kinds**: 3 images of 3 patients",
+        "| expected calibration error | ",
+        "- A picture that shows none of the classes gets one of them nevertheless.",
+    ):
+        assert phrase in card
+    assert "region" not in card
+
+
+def test_a_prompted_card(tmp_path: Path) -> None:
+    rows = [ellipse_row(tmp_path, f"i{k}", [(60, 60, 20 + k)], f"p{k}") for k in range(2)]
+    card = card_of(box_model(), rows, ["benign"])
+    for phrase in (
+        "input is the whole picture and a box round each mass",
+        "it does not search",
+        "there (boxes drawn round the truth: an upper bound",
+        "| predicted IoU: mean absolute error | ",
+        "- A box without a mass still gets an outline: no test measured that.",
+    ):
+        assert phrase in card
+
+
+def test_a_split_that_leaks_is_named_first(tmp_path: Path) -> None:
+    rows = [ellipse_row(tmp_path, "i", [(60, 60, 20)], "p")]
+    card = card_of(box_model(), rows, ["benign"], leaking_split=True)
+    assert "**Not patient-disjoint: numbers are not comparable.**" in card
+    assert "folds share no patient" not in card
+    assert "held-out pictures, not patients," in card
+    assert "Not patient-disjoint" not in card_of(box_model(), rows, ["benign"])
 
 
 def rows_in(*folders: str) -> list[IndexRow]:

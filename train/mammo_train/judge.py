@@ -6,22 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import cv2
 import numpy as np
 
 from mammo_runtime.embeddings import EmbeddingCache
-from mammo_runtime.errors import ImageError, UsageError
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.preprocess import prepare
-from mammo_runtime.readers import ReadOptions, read_image
 from mammo_runtime.result import Result
 from mammo_runtime.segmenter import segment
 from mammo_runtime.session import Session
 from mammo_runtime.spec import ModelSpec
-from mammo_train.dataset import LabelledImage, read_labelled
+from mammo_train.dataset import LabelledImage, read_codes, read_labelled, read_picture
 from mammo_train.index import IndexRow
-
-IGNORE = 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,24 +38,16 @@ class Model:
 
     def read(self, row: IndexRow) -> LabelledImage:
         """Return a picture with its mask."""
-        return read_labelled(row)
+        return read_labelled(row, self.spec.modality)
 
     def read_image(self, row: IndexRow) -> Mammogram:
-        """Return a picture alone. Raises UsageError naming the file when it is unreadable."""
-        try:
-            return read_image(row.image, ReadOptions(pixel_spacing_mm=row.spacing_mm, modality=self.spec.modality))
-        except ImageError as error:
-            raise UsageError(f"{row.image}: {error}") from error
+        """Return a picture alone."""
+        return read_picture(row, self.spec.modality)
 
     def read_labels(self, row: IndexRow) -> tuple[Mammogram, np.ndarray]:
         """Return a picture and the number of each pixel's class, uint8 [rows, columns]; `IGNORE` is not judged."""
         image = self.read_image(row)
-        codes = cv2.imread(str(row.mask), cv2.IMREAD_UNCHANGED)
-        if codes is None or codes.shape != (image.rows, image.columns) or codes.dtype != np.uint8:
-            raise UsageError(f"the mask {row.mask} is no 8-bit grey picture of the size of its image {row.image}")
-        labels = codes - np.uint8(1)  # code 0 becomes 255
-        labels[np.isin(codes, self.ignore_codes)] = IGNORE
-        return image, labels
+        return image, read_codes(row, image, self.ignore_codes)
 
 
 def breast_region(image: Mammogram, spec: ModelSpec) -> np.ndarray | None:

@@ -10,6 +10,7 @@ from mammo_train.card_tables import failures, table
 from mammo_train.config import TrainConfig
 from mammo_train.data_notes import encoder_note
 from mammo_train.metrics import amount
+from mammo_train.objectives import OBJECTIVES
 
 ROLES = {
     "validation": "the fold on which best epoch, threshold and least area were chosen: optimistic",
@@ -114,8 +115,8 @@ def _training(spec: ModelSpec, config: TrainConfig) -> str:
         "## Training\n",
         f"- Encoder: {encoder_note(str(training.get('encoder_weights', 'none')))}",
         f"- {_known(training, 'epochs')} epochs, best at {_known(training, 'best_epoch')} "
-        f"({_score_name(spec)} {_grid_score(training)} on the network's grid, fold {config.validation_fold}); "
-        f"{_rates(config)}; batch {config.batch_size}, seed {config.seed}",
+        f"({OBJECTIVES[spec.task].score_name} {_grid_score(training)} on the network's grid, "
+        f"fold {config.validation_fold}); {_rates(config)}; batch {config.batch_size}, seed {config.seed}",
         f"- Loss: {_loss(config)}; optimiser {config.optimizer}, schedule {config.schedule}",
         f"- Averaged weights: decay {config.ema_decay:g}" if config.ema_decay else "- No averaging of weights",
         f"- Cleaning before the network: {steps}",
@@ -128,10 +129,6 @@ def _training(spec: ModelSpec, config: TrainConfig) -> str:
         initial = training["initial_weights"]
         lines.insert(2, f"- Started from the weights of `{initial['name']}` (sha256 `{initial['sha256']}`)")
     return "\n".join(lines)
-
-
-def _score_name(spec: ModelSpec) -> str:
-    return "Dice" if spec.task in (Task.SEGMENTATION, Task.PROMPTED) else "score"
 
 
 def _grid_score(training: Mapping[str, Any]) -> str:

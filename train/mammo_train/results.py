@@ -23,13 +23,6 @@ from mammo_train.operating_point import NO_THRESHOLD, choose_operating_point
 from mammo_train.torch_session import TorchSession
 
 METRICS, CARD, CONFIG = "metrics.json", "MODEL_CARD.md", "config.json"
-CURVE: Mapping[Task, str] = {
-    Task.SEGMENTATION: "Dice on the network's grid",
-    Task.MULTICLASS: "mean Dice of the classes on the grid",
-    Task.CLASSIFICATION: "validation score",
-    Task.PROMPTED: "Dice on the network's grid",
-}
-"""What the lower learning curve shows."""
 
 Report = Callable[[str], None]
 
