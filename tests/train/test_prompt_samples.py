@@ -10,7 +10,7 @@ import torch
 
 from mammo_runtime.errors import UsageError
 from mammo_runtime.preprocess import preprocess
-from mammo_runtime.spec import Fit, InputSpec, PromptSpec, Scaling
+from mammo_runtime.spec import Fit, InputSpec, ModelSpec, PromptSpec, Scaling, Task
 from mammo_train import models
 from mammo_train.config import AugmentConfig
 from mammo_train.dataset import read_labelled
@@ -23,10 +23,19 @@ CORNER = InputSpec(height=64, width=64, fit=Fit.CORNER, scaling=Scaling.MIN_MAX,
 
 
 def samples(
-    phantoms: PhantomSet, spec: InputSpec = CORNER, prompt: PromptSpec = PROMPT, **options: object
+    phantoms: PhantomSet,
+    spec: InputSpec = CORNER,
+    prompt: PromptSpec = PROMPT,
+    augmentation: AugmentConfig | None = None,
+    repeats: int = 1,
+    widen: bool = False,
 ) -> BoxSamples:
     rows = [row for row in phantoms.rows() if row.fold == 1]
-    return BoxSamples(rows, spec, prompt, options.pop("augmentation", None), 0, **options)  # type: ignore[arg-type]
+    return BoxSamples(rows, model(spec, prompt), augmentation, 0, repeats, widen)
+
+
+def model(spec: InputSpec = CORNER, prompt: PromptSpec = PROMPT) -> ModelSpec:
+    return ModelSpec("tiny", "lite_medsam", {"width": "tiny"}, Task.PROMPTED, input=spec, prompt=prompt)
 
 
 def network() -> PromptedNetwork:
@@ -47,7 +56,7 @@ def test_every_lesion_is_a_sample_and_images_without_one_are_left_out(phantoms: 
 def test_no_lesion_at_all_is_refused(phantoms: PhantomSet) -> None:
     rows = [row for row in phantoms.rows() if row.kind == "normal"]
     with pytest.raises(UsageError, match="no lesion"):
-        BoxSamples(rows, CORNER, PROMPT, None, 0)
+        BoxSamples(rows, model(), None, 0)
 
 
 @pytest.mark.parametrize("fit", list(Fit))
@@ -100,8 +109,18 @@ def test_augmentation_moves_image_mask_and_box_together(phantoms: PhantomSet) ->
         assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == tuple(box.tolist())
         lesion, rest = image[0][mask[0] > 0.5], image[0][mask[0] < 0.5]
         assert float(lesion.mean()) > float(rest.mean())
-    padding = made[0][0][:, :, 48:]
-    assert bool((padding == 0).all()), "padding is 0 after normalisation, as in the runtime"
+
+
+def test_padding_is_zero_after_normalisation_even_where_it_was_moved(phantoms: PhantomSet) -> None:
+    flipped = AugmentConfig(
+        affine_probability=0, brightness_probability=0, blur_probability=0, flip_probability=1, clahe_probability=0,
+        rotate90_probability=0,
+    )  # fmt: skip
+    image, mask, box = samples(phantoms, augmentation=flipped, widen=True)[0]
+    assert bool((image[:, :, :16] == 0).all()), "zeros, as in the runtime"
+    assert bool((image[:, :, 16:] != 0).any(dim=1).all())
+    columns = np.flatnonzero(mask[0].numpy().any(axis=0))
+    assert 16 <= box[0] <= columns[0], "the box stays on the picture"
 
 
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 1e-6), (True, 1e-2)])

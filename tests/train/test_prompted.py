@@ -17,7 +17,15 @@ from mammo_train.config import TrainConfig
 from mammo_train.dataset import read_labelled
 from mammo_train.models.prompted import PromptedNetwork
 from mammo_train.prompt_samples import FOLDER, BoxSamples, EmbeddedSamples
-from mammo_train.prompted import freeze, prompted_input, prompted_loss, prompted_scores, prompted_sets, true_iou
+from mammo_train.prompted import (
+    freeze,
+    prompted_cost,
+    prompted_details,
+    prompted_input,
+    prompted_outputs,
+    prompted_sets,
+    true_iou,
+)
 from training_phantoms import PhantomSet, tiny_config
 
 
@@ -95,7 +103,7 @@ def test_training_lowers_the_loss(phantoms: PhantomSet, tmp_path: Path, name: st
     for _epoch in range(6):
         for batch in DataLoader(train, 4):
             optimizer.zero_grad()
-            loss = prompted_loss(network, batch, config)
+            loss = prompted_cost(prompted_outputs(network, batch, config), batch, config)
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
@@ -104,8 +112,9 @@ def test_training_lowers_the_loss(phantoms: PhantomSet, tmp_path: Path, name: st
     assert same is freeze_encoder
     network.eval()
     batch = next(iter(DataLoader(held_out, 4)))
-    logits, mask = prompted_scores(network, batch, config)[0]
-    assert logits.shape == mask.shape == (spec.prompt.mask_side,) * 2  # type: ignore[union-attr]
+    dices = prompted_details(prompted_outputs(network, batch, config), batch, config)
+    assert len(dices) == len(batch[0])
+    assert all(0 <= d <= 1 for d in dices)
 
 
 def test_true_iou_counts_cells() -> None:

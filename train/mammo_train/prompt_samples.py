@@ -17,8 +17,8 @@ from mammo_runtime.atomic import write_bytes
 from mammo_runtime.errors import UsageError
 from mammo_runtime.findings import components
 from mammo_runtime.preprocess import Prepared, normalise, prepare
-from mammo_runtime.spec import Fit, InputSpec, PromptSpec
-from mammo_train.augment import augment
+from mammo_runtime.spec import Fit, ModelSpec
+from mammo_train.augment import augment_planes
 from mammo_train.config import AugmentConfig
 from mammo_train.dataset import MIN_LESION_PX, LabelledImage, read_labelled
 from mammo_train.index import IndexRow
@@ -42,6 +42,8 @@ class Placed:
     """An image on the grid, with what is to be found on it."""
 
     prepared: Prepared
+    inside: np.ndarray
+    """The cells that hold picture, bool [H, W]."""
     masks: tuple[np.ndarray, ...]
     """Of each lesion, bool [H, W]; a cell counts when half of it is covered."""
     targets: tuple[np.ndarray, ...]
@@ -60,19 +62,21 @@ class BoxSamples(Dataset[Sample]):
     def __init__(
         self,
         rows: Sequence[IndexRow],
-        spec: InputSpec,
-        prompt: PromptSpec,
+        spec: ModelSpec,
         augmentation: AugmentConfig | None,
         seed: int,
         repeats: int = 1,
         widen: bool = False,
     ) -> None:
-        """Read all images with a mask into memory. Raises UsageError when no lesion remains."""
-        self._spec, self._side, self._augmentation = spec, prompt.mask_side, augmentation
+        """List the lesions; every file with a mask is read once. Raises UsageError when no lesion remains."""
+        assert spec.prompt is not None
+        self._spec, self._side, self._augmentation = spec, spec.prompt.mask_side, augmentation
         self.seed, self._repeats, self._widen = seed, repeats, widen
-        read = (read_labelled(row) for row in rows if row.mask is not None)
-        self.images = [image for image in read if image.boxes]
-        self.lesions = [(k, n) for k, image in enumerate(self.images) for n in range(len(image.boxes))]
+        found = [(row, len(read_labelled(row, spec.modality).boxes)) for row in rows if row.mask is not None]
+        self.rows = [row for row, lesions in found if lesions]
+        counts = [lesions for _, lesions in found if lesions]
+        self.lesions = [(k, n) for k, lesions in enumerate(counts) for n in range(lesions)]
+        """Image's number and the lesion's on it, of each sample before repetition."""
         if not self.lesions:
             raise UsageError("no training sample: the chosen folds and kinds hold no lesion to put a box round")
         self._placed: dict[int, Placed] = {}
@@ -83,52 +87,52 @@ class BoxSamples(Dataset[Sample]):
 
     def row(self, item: int) -> IndexRow:
         """Return the index row an item comes from."""
-        return self.images[self.lesions[item % len(self.lesions)][0]].row
+        return self.rows[self.lesions[item % len(self.lesions)][0]]
 
     def __getitem__(self, item: int) -> Sample:
         number, lesion = self.lesions[item % len(self.lesions)]
         rng = np.random.default_rng((self.seed, self.epoch, item))
         placed = self.place(number)
-        tensor, target, box = placed.prepared.tensor(self._spec)[0], placed.targets[lesion], placed.boxes[lesion]
+        tensor, target, box = self.tensor(placed)[0], placed.targets[lesion], placed.boxes[lesion]
+        inside = placed.inside
         if self._augmentation is not None:
-            grid, mask = augment(placed.prepared.grid, placed.masks[lesion], self._augmentation, rng)
+            planes = ((placed.masks[lesion], 0), (placed.inside, 0))
+            grid, (mask, moved) = augment_planes(placed.prepared.grid, planes, self._augmentation, rng)
             if mask.any():  # else the lesion was moved off the grid, and the sample stays as it was
-                inside = placed.prepared.placement.inside if self._spec.fit is Fit.CORNER else None
-                tensor, target, box = normalise(grid, self._spec, inside)[0], _shrunk(mask, self._side), _edges(mask)
-        box = self.widened(box, placed, rng)
-        return torch.from_numpy(tensor), _as_target(target), torch.from_numpy(box)
+                zeroed = moved if self._spec.input.fit is Fit.CORNER else None
+                tensor, inside = normalise(grid, self._spec.input, zeroed)[0], moved
+                target, box = _shrunk(mask, self._side), _edges(mask)
+        return torch.from_numpy(tensor), _as_target(target), torch.from_numpy(self.widened(box, inside, rng))
 
     def place(self, number: int) -> Placed:
         """Return image `number` on the grid, not augmented."""
         if number in self._placed:
             return self._placed[number]
-        image = self.images[number]
-        prepared = prepare(image.image, self._spec)
-        covered = [prepared.placement.coverage(mask) for mask in _lesion_masks(image)]
+        labelled = read_labelled(self.rows[number], self._spec.modality)
+        prepared = prepare(labelled.image, self._spec.input)
+        covered = [prepared.placement.coverage(mask) for mask in _lesion_masks(labelled)]
         placed = Placed(
             prepared,
+            prepared.placement.inside,
             tuple(c >= 0.5 for c in covered),
             tuple(_shrunk(c, self._side) for c in covered),
-            tuple(prepared.placement.box_to_grid(box) for box in image.boxes),
+            tuple(prepared.placement.box_to_grid(box) for box in labelled.boxes),
         )
-        if self._spec.height * self._spec.width <= KEPT_CELLS:
+        if placed.inside.size <= KEPT_CELLS:
             self._placed[number] = placed
         return placed
 
     def tensor(self, placed: Placed) -> np.ndarray:
         """Return a placed image as the network takes it, float32 [1, C, H, W]."""
-        return placed.prepared.tensor(self._spec)
+        return placed.prepared.tensor(self._spec.input)
 
-    def widened(self, box: np.ndarray, placed: Placed, rng: np.random.Generator) -> np.ndarray:
-        """Return a box float32 [4] with each side moved outwards at random (`WIDEST`), but not off the picture."""
+    def widened(self, box: np.ndarray, inside: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return a box float32 [4] with each side moved outwards at random (`WIDEST`), not off the picture `inside`."""
         if not self._widen:
             return box
-        inner = placed.prepared.placement.inner
-        limit = WIDEST * max(self._spec.height, self._spec.width)
-        moved = box + rng.uniform(0, limit, 4) * (-1, -1, 1, 1)
-        first = (inner.left, inner.top) * 2
-        last = (inner.left + inner.columns, inner.top + inner.rows) * 2
-        return np.asarray(np.clip(moved, first, last), np.float32)
+        moved = box + rng.uniform(0, WIDEST * max(inside.shape), 4) * (-1, -1, 1, 1)
+        left, top, right, bottom = _edges(inside)
+        return np.asarray(np.clip(moved, (left, top, left, top), (right, bottom, right, bottom)), np.float32)
 
 
 class EmbeddedSamples(Dataset[Sample]):
@@ -153,7 +157,7 @@ class EmbeddedSamples(Dataset[Sample]):
         self._placed: list[Placed] = []
         self.epoch = 0
         encoded = 0
-        for number in range(len(samples.images)):
+        for number in range(len(samples.rows)):
             placed = samples.place(number)
             tensor = samples.tensor(placed)
             name = hashlib.sha256(self.encoder_sha256.encode() + tensor.tobytes()).hexdigest()
@@ -163,9 +167,8 @@ class EmbeddedSamples(Dataset[Sample]):
                 encoded += 1
             self._files.append(file)
             # Neither the picture nor its full-size masks are needed any more.
-            grid = np.zeros((0, 0), np.float32)
-            slim = Prepared(grid, placed.prepared.placement, placed.prepared.notes, None)
-            self._placed.append(Placed(slim, (), placed.targets, placed.boxes))
+            slim = Prepared(np.zeros((0, 0), np.float32), placed.prepared.placement, (), None)
+            self._placed.append(Placed(slim, placed.inside, (), placed.targets, placed.boxes))
         report(f"{encoded} of {len(self._files)} images encoded, the others were in {folder}")
 
     def __len__(self) -> int:
@@ -185,7 +188,7 @@ class EmbeddedSamples(Dataset[Sample]):
         rng = np.random.default_rng((self._samples.seed, self.epoch, item))
         placed = self._placed[number]
         embedding = np.load(self._files[number], allow_pickle=False).astype(np.float32)
-        box = self._samples.widened(placed.boxes[lesion], placed, rng)
+        box = self._samples.widened(placed.boxes[lesion], placed.inside, rng)
         return torch.from_numpy(embedding), _as_target(placed.targets[lesion]), torch.from_numpy(box)
 
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import Dataset
 
 from mammo_runtime.errors import UsageError
+from mammo_runtime.overlap import dice
 from mammo_runtime.spec import Fit, InputSpec, ModelSpec, Scaling
 from mammo_train.config import TrainConfig
 from mammo_train.index import IndexRow
@@ -27,6 +27,8 @@ from mammo_train.models import lite_medsam, sam
 from mammo_train.models.prompted import PromptedNetwork
 from mammo_train.prompt_samples import FOLDER, BoxSamples, EmbeddedSamples, Sample
 
+Outputs = tuple[torch.Tensor, torch.Tensor]
+"""Logits float [N, 1, S, S] and predicted IoU float [N]."""
 IOU_WEIGHT = 1.0
 """Of the squared error of the predicted IoU (Kirillov et al. 2023 use the same)."""
 SAM_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
@@ -80,8 +82,8 @@ def prompted_sets(
         grid = f"{spec.input.width}x{spec.input.height}"
         raise UsageError(f"{spec.architecture} sees {network.size.side}x{network.size.side} pixels, not {grid}")
     moved = None if config.freeze_encoder else config.augment
-    train_set = BoxSamples(train, spec.input, spec.prompt, moved, config.seed, config.repeats, widen=True)
-    validation_set = BoxSamples(held_out, spec.input, spec.prompt, None, config.seed)
+    train_set = BoxSamples(train, spec, moved, config.seed, config.repeats, widen=True)
+    validation_set = BoxSamples(held_out, spec, None, config.seed)
     if not config.freeze_encoder:
         return train_set, validation_set
     folder = run / FOLDER
@@ -89,28 +91,29 @@ def prompted_sets(
     return next(embedded), next(embedded)
 
 
-def prompted_loss(network: nn.Module, batch: Sequence[torch.Tensor], config: TrainConfig) -> torch.Tensor:
-    """Return the loss of a batch: images [N, 3, H, W] or embeddings [N, c, h, w], masks [N, 1, S, S], boxes [N, 4].
+def prompted_outputs(network: nn.Module, batch: Sequence[torch.Tensor], config: TrainConfig) -> Outputs:
+    """Return the logits [N, 1, S, S] and predicted IoU [N] of a batch.
 
-    `network` is a `PromptedNetwork`, or one wrapped for training on several GPUs.
+    A batch is images [N, 3, H, W] or, with a frozen encoder, embeddings [N, c, h, w]; masks [N, 1, S, S]; boxes
+    [N, 4]. `network` is a `PromptedNetwork`, or one wrapped for training in several processes.
     """
-    first, mask, boxes = batch
+    first, _, boxes = batch
     logits, iou = network(first, boxes[:, None], encoded=config.freeze_encoder)
-    logits, iou = logits[:, 0].float(), iou[:, 0].float()
-    everywhere = torch.ones_like(mask, dtype=torch.bool)
-    loss = loss_of(logits, mask, everywhere, config)
-    return loss + IOU_WEIGHT * F.mse_loss(iou, true_iou(logits, mask))
+    return logits[:, 0], iou[:, 0]
 
 
-@torch.no_grad()
-def prompted_scores(
-    network: nn.Module, batch: Sequence[torch.Tensor], config: TrainConfig
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return for each sample of a batch its logits float32 [S, S] and its mask bool [S, S]."""
-    first, mask, boxes = batch
-    logits, _ = network(first, boxes[:, None], encoded=config.freeze_encoder)
-    found, truth = logits[:, 0, 0].float().cpu().numpy(), mask[:, 0].cpu().numpy() > 0.5
-    return list(zip(found, truth, strict=True))
+def prompted_cost(outputs: Outputs, batch: Sequence[torch.Tensor], config: TrainConfig) -> torch.Tensor:
+    """Return the loss of a batch: `config.loss`, plus the squared error of the predicted IoU."""
+    logits, iou = outputs[0].float(), outputs[1].float()
+    everywhere = torch.ones_like(batch[1], dtype=torch.bool)
+    loss = loss_of(logits, batch[1], everywhere, config)
+    return loss + IOU_WEIGHT * F.mse_loss(iou, true_iou(logits, batch[1]))
+
+
+def prompted_details(outputs: Outputs, batch: Sequence[torch.Tensor], config: TrainConfig) -> list[float]:
+    """Return each sample's Dice on the decoder's grid."""
+    found, truth = (outputs[0][:, 0] > 0).cpu().numpy(), (batch[1][:, 0] > 0.5).cpu().numpy()
+    return [dice(own, wanted) for own, wanted in zip(found, truth, strict=True)]
 
 
 def true_iou(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -118,7 +118,9 @@ class BoxDecoder(nn.Module):
 
     def _encode(self, points: torch.Tensor) -> torch.Tensor:
         """Map points [..., 2] in 0..1 to sines and cosines [..., c] of random frequencies."""
-        angles = (2 * math.pi) * ((2 * points - 1) @ self._frequencies)
+        # No matrix product: autocast would make it, and so the place, as coarse as bfloat16 (three digits).
+        x, y = (2 * points - 1).split(1, dim=-1)
+        angles = (2 * math.pi) * (x * self._frequencies[0] + y * self._frequencies[1])
         return torch.cat([torch.sin(angles), torch.cos(angles)], dim=-1)
 
 
