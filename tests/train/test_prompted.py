@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
 from mammo_runtime.errors import UsageError
 from mammo_runtime.preprocess import preprocess
 from mammo_runtime.spec import Fit, ModelSpec, Scaling, Task
 from mammo_train import models
+from mammo_train.checkpoint import load_model
 from mammo_train.config import TrainConfig
 from mammo_train.dataset import read_labelled
+from mammo_train.fit import fit
 from mammo_train.models.prompted import PromptedNetwork
 from mammo_train.prompt_samples import FOLDER, BoxSamples, EmbeddedSamples
 from mammo_train.prompted import (
@@ -54,12 +57,12 @@ def test_inputs_are_as_published(phantoms: PhantomSet) -> None:
     sam, _, _ = preprocess(image, prompted_input("sam_box", "tiny"))
     assert (sam[..., 48:] == 0).all(), "zeros beside the picture, after normalisation"
     assert abs(float(sam[0, 0].min()) + 123.675 / 58.395) < 1e-5, "black is -2.118 in the first channel"
-    for name, fit in (("medsam_box", Fit.STRETCH), ("lite_medsam", Fit.CORNER)):
+    for name, wanted in (("medsam_box", Fit.STRETCH), ("lite_medsam", Fit.CORNER)):
         spec = prompted_input(name, "tiny")
         tensor, placement, _ = preprocess(image, spec)
-        assert (spec.fit, spec.scaling) == (fit, Scaling.MIN_MAX)
+        assert (spec.fit, spec.scaling) == (wanted, Scaling.MIN_MAX)
         assert (tensor.min(), tensor.max()) == (0, 1)
-        assert placement.inner.columns == (64 if fit is Fit.STRETCH else 48)
+        assert placement.inner.columns == (64 if wanted is Fit.STRETCH else 48)
 
 
 @pytest.mark.parametrize("freeze_encoder", [True, False])
@@ -69,6 +72,14 @@ def test_only_what_should_learn_learns(freeze_encoder: bool) -> None:
     learning = {name.split(".")[1] for name, p in network.named_parameters() if p.requires_grad}
     assert learning == ({"mask_decoder"} if freeze_encoder else {"mask_decoder", "vision"})
     assert network.encoder.training is not freeze_encoder
+
+
+def test_phase_one_freezes_the_encoder_as_of_any_network() -> None:
+    network, _, config = made("lite_medsam", False)
+    freeze(network, config, frozen=True)
+    assert not any(p.requires_grad for p in network.encoder.parameters())
+    freeze(network, config)
+    assert all(p.requires_grad for p in network.encoder.parameters())
 
 
 def test_a_frozen_encoder_is_replaced_by_its_embeddings(phantoms: PhantomSet, tmp_path: Path) -> None:
@@ -122,3 +133,25 @@ def test_true_iou_counts_cells() -> None:
     logits[0, 0, :2], mask[0, 0, 1:3] = 1, 1
     mask[1, 0, 0, 0] = 1
     assert true_iou(logits, mask).tolist() == pytest.approx([1 / 3, 0, 1])
+
+
+@pytest.mark.parametrize(("name", "freeze_encoder"), [("sam_box", True), ("lite_medsam", False)])
+def test_fit_trains_a_prompted_model(phantoms: PhantomSet, tmp_path: Path, name: str, freeze_encoder: bool) -> None:
+    _, spec, config = made(name, freeze_encoder)
+    finished = fit(phantoms.rows(), spec, config, tmp_path / "run", report=lambda _line: None)
+    network, stored = load_model(tmp_path / "run")
+    assert stored == finished
+    assert finished.prompt == spec.prompt
+    assert isinstance(network, PromptedNetwork)
+    assert finished.training.get("embeddings", {}).get("dtype") == ("float32" if freeze_encoder else None)
+    assert (tmp_path / "run" / FOLDER).is_dir() is freeze_encoder
+
+
+def test_fit_starts_from_published_weights(phantoms: PhantomSet, tmp_path: Path) -> None:
+    network, spec, config = made("sam_box", True)
+    save_file(network.state_dict(), tmp_path / "published.safetensors")
+    fit(phantoms.rows(), spec, config, tmp_path / "run", tmp_path / "published.safetensors", lambda _line: None)
+    trained, _ = load_model(tmp_path / "run")
+    learnt = {k for k, v in trained.state_dict().items() if not torch.equal(v, network.state_dict()[k])}
+    assert learnt
+    assert all(k.startswith("decoder.mask_decoder.") for k in learnt), "encoder and prompt encoder stay as published"

@@ -50,16 +50,16 @@ def prompted_input(name: str, width: str = "base") -> InputSpec:
     return replace(INPUTS[name], height=side, width=side)
 
 
-def freeze(network: PromptedNetwork, config: TrainConfig) -> None:
+def freeze(network: PromptedNetwork, config: TrainConfig, frozen: bool = False) -> None:
     """Put the network in train mode with only those weights learning that should.
 
     The prompt encoder never learns (it stays as published, as in MedSAM's training), the image encoder not with
-    `config.freeze_encoder`; it is then in eval mode, too.
+    `config.freeze_encoder` or while `frozen`; it is then in eval mode, too.
     """
     network.train()
     network.requires_grad_(True)
     network.decoder.prompt_encoder.requires_grad_(False)
-    if config.freeze_encoder:
+    if frozen or config.freeze_encoder:
         network.encoder.requires_grad_(False)
         network.encoder.eval()
 
