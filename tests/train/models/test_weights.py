@@ -10,10 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models import mobilenet_v2, resnet34, vgg
 
 from mammo_runtime.errors import UsageError
 from mammo_train.models.mobilenetv2 import MobileNetV2Encoder
 from mammo_train.models.weights import has_folded_norms, load_encoder, reestimate_norms
+from network_cases import small
 from training_phantoms import breast
 
 
@@ -97,8 +99,30 @@ def test_half_precision_files_load_as_float32(suffix: str, tmp_path: Path) -> No
 
 def test_a_file_without_the_encoders_tensors_is_refused(tmp_path: Path) -> None:
     save_file({"features.0.0.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "part.safetensors")
-    with pytest.raises(UsageError, match=r"part\.safetensors lacks 305"):
+    with pytest.raises(UsageError, match=r"part\.safetensors lacks 254"):
         load_encoder(MobileNetV2Encoder(), tmp_path / "part.safetensors")
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_unet", "mobilenetv2_resunet", "vgg16_busi", "bcss_unet_resnet34"])
+def test_encoders_take_whole_networks_of_torchvision(name: str, tmp_path: Path) -> None:
+    """From a file without step counters, as old ones are."""
+    whole = {"bcss_unet_resnet34": resnet34, "vgg16_busi": tiny_vgg}.get(name, mobilenet_v2)()
+    stored = {k: v.contiguous() for k, v in whole.state_dict().items() if not k.endswith("num_batches_tracked")}
+    save_file(stored, tmp_path / "whole.safetensors")
+    encoder = small(name).get_submodule("encoder")
+    load_encoder(encoder, tmp_path / "whole.safetensors")
+    loaded = encoder.state_dict()
+    assert len(loaded) > 20
+    assert all(torch.equal(loaded[k], stored[k]) for k in loaded if k in stored)
+    assert not [k for k in loaded if k not in stored and not k.endswith("num_batches_tracked")]
+
+
+def tiny_vgg() -> nn.Module:
+    """torchvision's VGG-16 in the registry's tiny width."""
+    layers = [8, 8, "M", 16, 16, "M", 32, 32, 32, "M", 64, 64, 64, "M", 64, 64, 64, "M"]
+    whole = nn.Module()
+    whole.features = vgg.make_layers(layers)
+    return whole
 
 
 def test_trained_norms_are_not_taken_for_folded() -> None:

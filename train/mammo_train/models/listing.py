@@ -10,14 +10,14 @@ from mammo_train.models import ARCHITECTURES, Architecture, count_parameters
 COLUMNS = ("name", "study", "input", "outputs", "widths", "task", "loss")
 
 
-def model_rows(architectures: Mapping[str, Architecture] = ARCHITECTURES) -> list[dict[str, Any]]:
-    """Return every network as a JSON-ready object; takes seconds, since each width is built (without its memory)."""
-    return [_row(name, entry) for name, entry in architectures.items()]
+def model_rows(architectures: Mapping[str, Architecture] | None = None) -> list[dict[str, Any]]:
+    """Return every network (or the given ones) as JSON-ready objects; takes seconds, since each width is built."""
+    return [_row(name, entry) for name, entry in (architectures or ARCHITECTURES).items()]
 
 
 def table_lines(rows: list[dict[str, Any]], heading: bool = True) -> list[str]:
     """Return the rows as a table for people: columns divided by two spaces, widths with their parameters."""
-    cells = [COLUMNS] if heading else []
+    cells: list[tuple[str, ...]] = [COLUMNS] if heading else []
     cells += [_cells(row) for row in rows]
     if not cells:
         return []

@@ -13,9 +13,10 @@ from mammo_runtime.errors import UsageError
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> None:
-    """Load `features.*` of a torchvision MobileNetV2 state dict (.pt by weights_only, or .safetensors) as float32.
+    """Load an encoder's tensors out of a whole network's state dict (.pt by weights_only, or .safetensors) as float32.
 
-    Raises UsageError when keys or shapes do not fit.
+    Names are torchvision's: `features.*` of MobileNetV2 and VGG-16, all but `fc` of ResNet. Old files lack the norms'
+    step counters, which nothing uses. Raises UsageError when keys or shapes do not fit.
     """
     if path.suffix == ".safetensors":
         state = load_file(path)
@@ -23,6 +24,7 @@ def load_encoder(encoder: nn.Module, path: Path) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     wanted = encoder.state_dict()
     chosen = {k: v.to(wanted[k].dtype) for k, v in state.items() if k in wanted}
+    chosen |= {k: v for k, v in wanted.items() if k.endswith(".num_batches_tracked") and k not in chosen}
     missing = sorted(set(wanted) - set(chosen))
     if missing:
         raise UsageError(f"{path.name} lacks {len(missing)} of the encoder's tensors, first {missing[0]}")
