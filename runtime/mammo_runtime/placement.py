@@ -151,11 +151,14 @@ class Placement:
 
 
 def resize(pixels: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """Resize [rows, columns, …]: area averaging when shrinking (no aliasing), bilinear when growing."""
+    """Resize [rows, columns, …]: area averaging where it shrinks (no aliasing), bilinear where it grows."""
     if pixels.shape[:2] == (rows, columns):
         return pixels
-    shrinks = rows <= pixels.shape[0] and columns <= pixels.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    fewer = (min(rows, pixels.shape[0]), min(columns, pixels.shape[1]))
+    if fewer not in ((rows, columns), pixels.shape[:2]):
+        # One axis shrinks, the other grows (`Fit.STRETCH`): each in its own way.
+        pixels = resize(pixels, *fewer)
+    method = cv2.INTER_AREA if fewer == (rows, columns) else cv2.INTER_LINEAR
     return cv2.resize(np.ascontiguousarray(pixels), (columns, rows), interpolation=method)
 
 

@@ -41,14 +41,16 @@ def test_a_box_lands_where_its_pixels_land(rows: int, columns: int, fit: Fit, da
     mask[top:bottom, left:right] = True
     _, placement, _ = preprocess(mammogram(mask * np.uint8(255)), spec)
     x0, y0, x1, y1 = placement.box_to_grid(Box(left, top, right - left, bottom - top)).tolist()
-    # The coverage has the same area and the same centre as the box: exact wherever no cell is cut by rounding.
     coverage = placement.coverage(mask)
     assume(coverage.sum() >= 4)
     area = (x1 - x0) * (y1 - y0)
     assert coverage.sum() == pytest.approx(area, rel=0.05, abs=0.5 * (x1 - x0 + y1 - y0) + 1)
+    # A box at the picture's very edge: where a pixel grows to many cells, the outer half of the last one has no slope.
+    slack_y = 0.5 + 0.25 * placement.inner.rows / placement.working_rows
+    slack_x = 0.5 + 0.25 * placement.inner.columns / placement.working_columns
     ys, xs = np.mgrid[: coverage.shape[0], : coverage.shape[1]] + 0.5
-    assert (coverage * xs).sum() / coverage.sum() == pytest.approx((x0 + x1) / 2, abs=0.5)
-    assert (coverage * ys).sum() / coverage.sum() == pytest.approx((y0 + y1) / 2, abs=0.5)
+    assert (coverage * xs).sum() / coverage.sum() == pytest.approx((x0 + x1) / 2, abs=slack_x)
+    assert (coverage * ys).sum() / coverage.sum() == pytest.approx((y0 + y1) / 2, abs=slack_y)
 
 
 @HYPOTHESIS
@@ -60,11 +62,13 @@ def test_a_picture_comes_back_to_its_own_pixels(rows: int, columns: int, fit: Fi
     back = placement.restore(tensor[0, 0])
     assert back.shape == pixels.shape
     away = np.abs(back - pixels / np.float32(65535))
-    # A cell at the edge has nothing beyond it to interpolate with: up to half a cell's step there, nothing inside.
+    # How much the ramps change from one pixel, or one cell where those are larger, to the next.
+    step = (20000 / min(rows, placement.inner.rows) + 40000 / min(columns, placement.inner.columns)) / 65535
     edge_y, edge_x = (int(np.ceil(1 / scale)) + 1 for scale in (placement.scale_y, placement.scale_x))
     inside = away[edge_y:-edge_y, edge_x:-edge_x]
-    assert inside.size == 0 or inside.max() < 0.004
-    assert away.max() < 0.7 * (20000 / placement.inner.rows + 40000 / placement.inner.columns) / 65535 + 0.004
+    assert inside.size == 0 or inside.max() < 0.15 * step + 0.002
+    # A cell at the edge has nothing beyond it to interpolate with.
+    assert away.max() < 0.7 * step + 0.004
 
 
 @HYPOTHESIS
@@ -136,6 +140,14 @@ def test_colour_stays_colour_and_grey_fills_three_channels() -> None:
     grey = prepare(mammogram(np.full((300, 200), 7000, np.uint16), 65535), spec)
     assert grey.grid.shape == (64, 96, 3)
     assert np.ptp(grey.grid, axis=2).max() == 0
+
+
+def test_a_stretch_that_shrinks_one_axis_averages_along_it() -> None:
+    """Lines thinner than a cell must not vanish or take its place, whatever the other axis does."""
+    pixels = np.zeros((640, 20), np.uint8)
+    pixels[::10] = 250
+    tensor, _, _ = preprocess(mammogram(pixels), replace(PLAIN, fit=Fit.STRETCH))
+    assert tensor[0, 0] == pytest.approx(np.full((64, 96), 0.1 * 250 / 255), abs=0.003)
 
 
 def test_one_channel_models_get_one_channel() -> None:
