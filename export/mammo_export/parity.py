@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from mammo_export.compare import COMPARE, at_the_end
 from mammo_export.gates import Parity
 from mammo_export.tally import Graphs, Recorder, Seen, Side, Tally
-from mammo_runtime.errors import GateMissed, ImageError, InferenceFailed, UsageError
-from mammo_runtime.mammogram import Box
+from mammo_runtime.errors import GateMissed, InferenceFailed, UsageError
+from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.segmenter import segment
 from mammo_runtime.session import Session
 from mammo_runtime.spec import ModelSpec
-from mammo_train.dataset import LabelledImage, read_labelled
+from mammo_train.dataset import read_labelled, read_picture
 from mammo_train.index import IndexRow
 from mammo_train.torch_session import TorchSession
 
@@ -30,13 +30,15 @@ def prove_parity(reference: TorchSession, graphs: Graphs, rows: Sequence[IndexRo
         raise GateMissed("encoder and decoder carry different specs, so they are not of one model; export it again")
     if _contract(spec) != _contract(reference.spec):
         raise GateMissed("the spec inside the graph names another input or other classes than the trained network's")
-    tally = Tally()
-    for labelled in _read(rows):
-        boxes = labelled.boxes if spec.takes_boxes else None
+    tally, trained_pair, graph_pair = Tally(), (reference, reference.decoder), (graphs.model, graphs.decoder)
+    for row in rows:
+        image, boxes = _read(row, spec)
         if boxes is None or boxes:
             tally.images += 1
             tally.windows += 1 if boxes is None else len(boxes)
-            COMPARE[spec.task](tally, _seen(tally, labelled, boxes, reference, graphs, spec))
+            trained = _side(tally, f"{row.name} (trained network)", image, boxes, trained_pair, reference.spec)
+            graph = _side(tally, f"{row.name} (graph)", image, boxes, graph_pair, spec)
+            COMPARE[spec.task](tally, Seen(row.name, spec, trained, graph, reference, graphs))
     if not tally.images:
         wanted = "an image with a lesion of its own" if spec.takes_boxes else "any image"
         raise UsageError(f"the chosen index rows do not hold {wanted}, so nothing can be proved; choose another --fold")
@@ -44,43 +46,29 @@ def prove_parity(reference: TorchSession, graphs: Graphs, rows: Sequence[IndexRo
 
 
 def _contract(spec: ModelSpec) -> tuple[object, ...]:
-    return spec.task, spec.input, spec.classes, spec.prompt
+    return spec.task, spec.modality, spec.input, spec.classes, spec.prompt
 
 
-def _read(rows: Sequence[IndexRow]) -> Iterator[LabelledImage]:
-    for row in rows:
-        try:
-            yield read_labelled(row)
-        except ImageError as error:
-            raise UsageError(f"the index names an image that cannot be used: {row.image}: {error}") from error
-
-
-def _seen(
-    tally: Tally,
-    labelled: LabelledImage,
-    boxes: Sequence[Box] | None,
-    reference: TorchSession,
-    graphs: Graphs,
-    spec: ModelSpec,
-) -> Seen:
-    name = labelled.row.name
-    trained = _side(tally, f"{name} (trained network)", labelled, boxes, reference, reference.decoder, reference.spec)
-    graph = _side(tally, f"{name} (graph)", labelled, boxes, graphs.model, graphs.decoder, spec)
-    return Seen(name, spec, trained, graph, reference, graphs)
+def _read(row: IndexRow, spec: ModelSpec) -> tuple[Mammogram, Sequence[Box] | None]:
+    """Return a picture, and the boxes of its lesions where the model takes boxes."""
+    if not spec.takes_boxes:
+        return read_picture(row, spec.modality), None
+    labelled = read_labelled(row, spec.modality)
+    return labelled.image, labelled.boxes
 
 
 def _side(
     tally: Tally,
     name: str,
-    labelled: LabelledImage,
+    image: Mammogram,
     boxes: Sequence[Box] | None,
-    model: Session,
-    decoder: Session | None,
+    sessions: tuple[Session, Session | None],
     spec: ModelSpec,
 ) -> Side:
+    model, decoder = sessions
     first, second = Recorder(model), None if decoder is None else Recorder(decoder)
     try:
-        answer = segment(labelled.image, first, spec, boxes=boxes, decoder=second)
+        answer = segment(image, first, spec, boxes=boxes, decoder=second)
     except InferenceFailed:
         tally.faults["unusable"].append(name)
         answer = None
