@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mammo_runtime.errors import UsageError
@@ -104,7 +102,7 @@ def _read(path: Path) -> Mapping[str, torch.Tensor]:
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, UnpicklingError, SafetensorError, EOFError) as error:
+    except Exception as error:  # torch, safetensors and the unpickler each have exceptions of their own
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{file} holds no weights that can be read safely: {reason}") from error
     # LiteMedSAM's training checkpoints keep the weights under "model".
