@@ -28,9 +28,9 @@ def silent(_line: str) -> None:
 class OneLayer(torch.nn.Module):
     """The smallest thing that is trained like a network."""
 
-    def __init__(self, classes: int = 1) -> None:
+    def __init__(self, channels: int, classes: int, width: object) -> None:
         super().__init__()
-        self.layer = torch.nn.Conv2d(3, classes, 1)
+        self.layer = torch.nn.Conv2d(channels, classes, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer(x)  # type: ignore[no-any-return]
@@ -38,7 +38,8 @@ class OneLayer(torch.nn.Module):
 
 @pytest.fixture
 def one_layer(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setitem(models.ARCHITECTURES, "one_layer", models.Architecture(OneLayer, "test", 4, 1))  # type: ignore[arg-type]
+    entry = models.Architecture(OneLayer, "test", "one layer", 1, {"whole": ()})
+    monkeypatch.setitem(models.ARCHITECTURES, "one_layer", entry)  # type: ignore[arg-type]
     return "one_layer"
 
 
@@ -53,9 +54,16 @@ def test_a_run_leaves_weights_spec_settings_and_log(finished_run: Path) -> None:
     with (finished_run / "log.csv").open(newline="") as stream:
         log = list(csv.DictReader(stream))
     assert [(row["epoch"], row["phase"], float(row["rate"])) for row in log] == [("1", "1", 1e-3), ("2", "2", 5e-4)]
-    best = max(log, key=lambda row: float(row["validation_dice"]))
+    best = max(log, key=lambda row: float(row["validation_score"]))
     assert training["best_epoch"] == int(best["epoch"])
-    assert training["validation_dice_grid"] == pytest.approx(float(best["validation_dice"]), abs=1e-4)
+    assert training["validation_score_grid"] == pytest.approx(float(best["validation_score"]), abs=1e-4)
+    assert (training["validation_score"], training["stopped_by"], training["precision"]) == (
+        "mean Dice",
+        "epochs",
+        "fp32",
+    )
+    assert "leaking_split" not in training
+    assert "processes" not in training
     assert json.loads((finished_run / "config.json").read_text())["frozen_epochs"] == 1
 
 
@@ -143,6 +151,8 @@ def test_a_killed_run_resumes_to_the_same_weights(phantoms: PhantomSet, tmp_path
     resumed, uninterrupted = checkpoint.load_state(killed), checkpoint.load_state(whole)
     assert resumed is not None
     assert uninterrupted is not None
+    for state in (resumed, uninterrupted):
+        assert state[1]["progress"].pop("seconds") > 0
     assert resumed[1]["progress"] == uninterrupted[1]["progress"]
     assert set(resumed[0]) == set(uninterrupted[0])
     assert [name for name in resumed[0] if not torch.equal(resumed[0][name], uninterrupted[0][name])] == []
