@@ -1,11 +1,11 @@
-"""The training loop, read from top to bottom: two phases, averaged weights, best validation Dice kept."""
+"""The training loop, read from top to bottom: two phases, averaged weights, best validation score kept."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +14,24 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from mammo_runtime import __version__
 from mammo_runtime.atomic import write_text
 from mammo_runtime.errors import MammoError, UsageError
-from mammo_runtime.overlap import dice
-from mammo_runtime.spec import ModelSpec
-from mammo_train import checkpoint, models
+from mammo_runtime.spec import ModelSpec, Task
+from mammo_train import checkpoint, distributed, models
+from mammo_train.adversarial import ADVERSARIAL, Adversary
 from mammo_train.config import TrainConfig
 from mammo_train.dataset import SampleSet, usable_rows
 from mammo_train.index import IndexRow, check_leaks
-from mammo_train.losses import training_loss
-from mammo_train.models.weights import has_folded_norms, load_encoder, reestimate_norms
+from mammo_train.memory import memory_advice
+from mammo_train.objectives import OBJECTIVES, Batch, one
+from mammo_train.prompt_samples import EmbeddedSamples
+from mammo_train.prompted import prompted_sets
 from mammo_train.resume import Learner, Progress, identity_of
+from mammo_train.schedule import lower_on_plateau, optimizer_for, rate_of_epoch
+from mammo_train.start import load_start, settle_norms, start_files
+from mammo_train.train_record import write_record
 
-Batch = tuple[torch.Tensor, torch.Tensor]
 Report = Callable[[str], None]
-NORM_IMAGES = 64
-"""Training images through which folded batch norms are re-estimated."""
 
 
 def fit(
@@ -41,180 +42,228 @@ def fit(
     encoder_weights: Path | None = None,
     report: Report = print,
     initial: Path | None = None,
+    allow_leak: bool = False,
 ) -> ModelSpec:
     """Train on `config.train_folds`, keep the best epoch on `config.validation_fold`, write everything into `run`.
 
     Starts from `encoder_weights` (a file), from the finished run `initial` (all its weights), or at random.
     Continues where a killed run stopped, with the same result as an uninterrupted one. Never opens a file of
-    `config.test_fold` other than to hash it in the leak check. Returns the spec with its training record.
-    Raises UsageError on leaks, empty folds, a run folder that belongs to other settings or unfit weights,
-    MammoError when training diverges.
+    `config.test_fold` other than to hash it in the leak check (`allow_leak`: the split is known to share patients).
+    Returns the spec with its training record. Raises UsageError on leaks, empty folds, a run folder that belongs to
+    other settings or unfit weights, MammoError when training diverges or memory runs out.
     """
-    check_leaks(rows)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    identity = identity_of(rows, spec, config, _start_files(spec, run, encoder_weights, initial))
-    stored = checkpoint.load_state(run)
-    if stored is not None and stored[1]["identity"] != identity:
-        raise UsageError(f"{run} holds a run with other data or settings; choose another folder or delete it")
-    train_set, validation_set = _sample_sets(rows, spec, config)
-    report(f"{len(train_set)} training samples, {len(validation_set)} validation samples, on {device}")
+    if not allow_leak:
+        check_leaks(rows)
+    with distributed.joined(), memory_advice(config, spec):
+        report = report if distributed.rank() == 0 else _silent
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        identity = identity_of(rows, spec, config, start_files(spec, run, encoder_weights, initial))
+        stored = checkpoint.load_state(run)
+        if stored is not None and stored[1]["identity"] != identity:
+            raise UsageError(f"{run} holds a run with other data or settings; choose another folder or delete it")
+        torch.manual_seed(config.seed)
+        network = models.build_for(spec)
+        if stored is None:
+            load_start(network, encoder_weights, initial, report)
+        learner = _learner(network, spec, config, device)
+        if stored is not None:
+            learner.restore(*stored)
+            report(f"resuming after epoch {learner.progress.epoch}")
+        train_set, validation_set = _sample_sets(rows, spec, config, network, run, report)
+        if stored is None and encoder_weights is not None:
+            settle_norms(network, encoder_weights, train_set, report)
+            learner.average.update({k: v.detach().clone() for k, v in network.state_dict().items()})
+        samples = f"{len(train_set)} training samples, {len(validation_set)} validation samples"
+        report(f"{samples}, on {device}, {precision_of(config, device)}")
+        stopped_by = _epochs(learner, spec, config, (train_set, validation_set), run, identity, report)
+        facts: dict[str, Any] = {
+            "stopped_by": stopped_by,
+            "precision": precision_of(config, device),
+            "device": device.type,
+        }
+        if distributed.world() > 1:
+            norms = "of all processes" if device.type == "cuda" else "of each process's own part"
+            facts |= {"processes": distributed.world(), "batch_norm_statistics": norms}
+        if isinstance(train_set, EmbeddedSamples):
+            facts["embeddings"] = train_set.record
+        if allow_leak:
+            facts["leaking_split"] = True
+        return write_record(run, rows, spec, config, learner.progress, (encoder_weights, initial), facts)
 
-    torch.manual_seed(config.seed)
-    network = models.build_for(spec)
-    if stored is None:
-        _load_start(network, encoder_weights, initial, train_set, report)
-    learner = _learner(network, config, device)
-    if stored is not None:
-        learner.restore(*stored)
-        report(f"resuming after epoch {learner.progress.epoch}")
 
-    progress = learner.progress
+def _epochs(
+    learner: Learner, spec: ModelSpec, config: TrainConfig, sets: tuple[Any, Any], run: Path, identity: str,
+    report: Report,
+) -> str:  # fmt: skip
+    """Train until a limit is reached; everything is on disk after each epoch. Returns which limit it was."""
+    progress, device = learner.progress, next(learner.network.parameters()).device
     validated = models.build_for(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    while progress.epoch < config.epochs and progress.epoch - progress.best_epoch < config.early_stop_patience:
+    while (stopped_by := distributed.agreed(_limit(progress, config))) == "":
         started = time.perf_counter()
-        frozen = _enter_epoch(learner, config)
-        loss = _train_epoch(learner, _batches(train_set, config, progress.epoch), config)
+        frozen = _enter_epoch(learner, spec, config)
+        loss = _train_epoch(learner, spec, _batches(sets[0], config, progress.epoch), config)
         validated.load_state_dict(learner.average)
-        val_loss, val_dice = _validate(validated, validation_set, config)
+        val_loss, score = _validate(validated, spec, sets[1], config)
         progress.epoch += 1
-        if val_dice > progress.best_dice:
-            progress.best_dice, progress.best_epoch = val_dice, progress.epoch
-            checkpoint.save_model(run, learner.average)
-        rate = progress.rate
-        _lower_rate_on_plateau(progress, val_loss, config)
+        if score > progress.best_score:
+            progress.best_score, progress.best_epoch = score, progress.epoch
+            if distributed.rank() == 0:
+                checkpoint.save_model(run, learner.average)
+        rate = float(learner.optimizer.param_groups[0]["lr"])
+        lower_on_plateau(progress, val_loss, config)
         progress.history.append(
             {"epoch": progress.epoch, "phase": 1 + (not frozen), "rate": rate, "train_loss": loss,
-             "validation_loss": val_loss, "validation_dice": val_dice}
+             "validation_loss": val_loss, "validation_score": score}
         )  # fmt: skip
-        checkpoint.save_state(run, *learner.state(identity))
-        write_text(run / "log.csv", progress.log_csv())
-        report(progress.line(config.epochs, time.perf_counter() - started))
-    return _finish(run, rows, spec, config, progress, encoder_weights, initial)
+        seconds = time.perf_counter() - started
+        progress.seconds += seconds
+        if distributed.rank() == 0:
+            checkpoint.save_state(run, *learner.state(identity))
+            write_text(run / "log.csv", progress.log_csv())
+        report(progress.line(config.epochs, seconds))
+    return str(stopped_by)
 
 
-def _start_files(spec: ModelSpec, run: Path, encoder_weights: Path | None, initial: Path | None) -> list[Path]:
-    """Return the weight files training starts from, after refusing starts that cannot work."""
-    if initial is None:
-        if encoder_weights is None:
-            return []
-        if not encoder_weights.is_file():
-            raise UsageError(f"there is no weights file {encoder_weights}")
-        return [encoder_weights]
-    if encoder_weights is not None:
-        raise UsageError("start from an encoder's weights or from another run, not from both")
-    if initial.resolve() == run.resolve():
-        raise UsageError(f"a run cannot start from itself ({run}); choose another output folder")
-    _, parent = checkpoint.load_model(initial)
-    if (parent.architecture, len(parent.classes)) != (spec.architecture, len(spec.classes)):
-        raise UsageError(
-            f"{initial} is a {parent.architecture} with {len(parent.classes)} classes; "
-            f"it cannot start a {spec.architecture} with {len(spec.classes)}"
-        )
-    return [initial / checkpoint.WEIGHTS]
+def _limit(progress: Progress, config: TrainConfig) -> str:
+    """Return why training ends here, or "" when it goes on."""
+    if progress.epoch >= config.epochs:
+        return "epochs"
+    if progress.epoch - progress.best_epoch >= config.early_stop_patience:
+        return "early stop"
+    if progress.epoch and config.max_minutes is not None and progress.seconds >= 60 * config.max_minutes:
+        return f"max_minutes ({config.max_minutes:g})"
+    return ""
 
 
-def _sample_sets(rows: Sequence[IndexRow], spec: ModelSpec, config: TrainConfig) -> tuple[SampleSet, SampleSet]:
+def precision_of(config: TrainConfig, device: torch.device) -> str:
+    """Return the precision that forward and backward pass really use."""
+    if config.precision != "auto":
+        return config.precision
+    if device.type == "cpu":
+        return "fp32"
+    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+
+def _sample_sets(
+    rows: Sequence[IndexRow], spec: ModelSpec, config: TrainConfig, network: nn.Module, run: Path, report: Report
+) -> tuple[Any, Any]:
     """Return training and validation samples. Raises UsageError when either holds nothing to learn or judge by."""
     train = usable_rows(rows, spec.input.mode, config.train_folds, config.kinds)
     held_out = usable_rows(rows, spec.input.mode, [config.validation_fold], config.kinds)
-    train_set = SampleSet(train, spec.input, config.augment, config.seed, config.repeats)
-    validation_set = SampleSet(held_out, spec.input, None, config.seed)
-    if not any(validation_set.row(k).kind == config.validation_kind for k in range(len(validation_set))):
-        raise UsageError(f"fold {config.validation_fold} holds no image of kind {config.validation_kind!r}")
-    return train_set, validation_set
+    if spec.task is Task.PROMPTED:
+        sets: tuple[Any, Any] = prompted_sets(train, held_out, spec, config, network, run, report)  # type: ignore[arg-type]
+    else:
+        codes = config.ignore_codes
+        sets = (
+            SampleSet(train, spec, config.augment, config.seed, config.repeats, codes),
+            SampleSet(held_out, spec, None, config.seed, ignore_codes=codes),
+        )
+    if not any(sets[1].row(k).kind in config.validation_kinds for k in range(len(sets[1]))):
+        wanted = " or ".join(map(repr, config.validation_kinds))
+        raise UsageError(f"fold {config.validation_fold} holds no image of kind {wanted}")
+    return sets
 
 
-def _load_start(
-    network: nn.Module, encoder_weights: Path | None, initial: Path | None, train_set: SampleSet, report: Report
-) -> None:
-    """Give a fresh network the weights it starts from, if any."""
-    if initial is not None:
-        parent, _ = checkpoint.load_model(initial)
-        network.load_state_dict(parent.state_dict())
-        report(f"starting from the weights of {initial}")
-    elif encoder_weights is not None:
-        _start_encoder(network, encoder_weights, train_set, report)
-
-
-def _start_encoder(network: nn.Module, weights: Path, train_set: SampleSet, report: Report) -> None:
-    encoder = network.get_submodule("encoder")
-    try:
-        load_encoder(encoder, weights)
-    except MammoError:
-        raise
-    except Exception as error:  # torch, safetensors and the unpickler each have exceptions of their own
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"{weights} holds no weights that fit this encoder: {reason}") from error
-    if has_folded_norms(encoder):
-        images = [train_set[k][0] for k in range(min(NORM_IMAGES, len(train_set)))]
-        reestimate_norms(encoder, (torch.stack(images[k : k + 8]) for k in range(0, len(images), 8)))
-        report(f"{weights.name}: folded batch norms re-estimated on {len(images)} training images")
-
-
-def _learner(network: nn.Module, config: TrainConfig, device: torch.device) -> Learner:
+def _learner(network: nn.Module, spec: ModelSpec, config: TrainConfig, device: torch.device) -> Learner:
+    network = distributed.synchronised(network)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.5x faster on a CPU
+    adversarial = config.loss in ADVERSARIAL
+    scaled = device.type == "cuda" and precision_of(config, device) == "fp16"
     return Learner(
         network,
-        torch.optim.AdamW(network.parameters(), lr=config.frozen_rate, weight_decay=config.weight_decay),
+        optimizer_for(network, config),
         {k: v.detach().clone() for k, v in network.state_dict().items()},
-        torch.amp.GradScaler(enabled=device.type == "cuda" and not torch.cuda.is_bf16_supported()),
-        Progress(rate=config.frozen_rate),
+        torch.amp.GradScaler(enabled=scaled),
+        Progress(rate=config.frozen_rate if config.frozen_epochs else config.rate),
+        Adversary(config, spec.input.channels, device) if adversarial else None,
     )
 
 
-def _enter_epoch(learner: Learner, config: TrainConfig) -> bool:
-    """Set phase and rate of the coming epoch; returns whether the encoder is frozen in it."""
-    progress = learner.progress
-    frozen = progress.epoch < config.frozen_epochs
+def _enter_epoch(learner: Learner, spec: ModelSpec, config: TrainConfig) -> bool:
+    """Set phase, rate and randomness of the coming epoch; returns whether the encoder is frozen in it."""
+    progress, network = learner.progress, learner.network
+    # Dropout of an epoch depends on its number alone, so that a resumed run draws the same.
+    torch.manual_seed(hash((config.seed, progress.epoch, distributed.rank())) % 2**63)
     if progress.epoch == config.frozen_epochs:
         progress.rate, progress.best_loss, progress.loss_epoch = config.rate, float("inf"), progress.epoch
-    _set_phase(learner.network, frozen)
-    learner.optimizer.param_groups[0]["lr"] = progress.rate
+    frozen = progress.epoch < config.frozen_epochs
+    network.train()
+    OBJECTIVES[spec.task].prepare(network, frozen, config)
+    for group in learner.optimizer.param_groups:
+        group["lr"] = rate_of_epoch(progress, config)
     return frozen
 
 
-def _set_phase(network: nn.Module, frozen: bool) -> None:
-    """Put the network in train mode; phase 1 freezes the encoder: no gradients, batch norm in eval mode."""
-    network.train()
-    encoder = getattr(network, "encoder", None)
-    if encoder is not None:
-        encoder.requires_grad_(not frozen)
-        encoder.train(not frozen)
+def _batches(samples: Any, config: TrainConfig, epoch: int) -> Iterator[tuple[Batch, int]]:
+    """Yield this process's part of each of the epoch's batches, with the size of the whole.
 
-
-def _batches(samples: SampleSet, config: TrainConfig, epoch: int) -> Iterator[Batch]:
-    """Yield the epoch's batches in an order that depends only on seed and epoch; a last batch of one is dropped,
-    since batch norm cannot train on it.
+    The order depends only on seed and epoch. A last batch of one is dropped, since batch norm cannot train on it, and
+    so is one with fewer samples than processes.
     """
     samples.epoch = epoch
     order = np.random.default_rng((config.seed, epoch)).permutation(len(samples)).tolist()
-    if len(order) % config.batch_size == 1 and len(order) > 1:
-        order = order[:-1]
-    yield from DataLoader(Subset(samples, order), config.batch_size, num_workers=config.workers)
+    least = max(min(2, config.batch_size), distributed.world())
+    whole = [order[k : k + config.batch_size] for k in range(0, len(order), config.batch_size)]
+    kept = [batch for batch in whole if len(batch) >= least]
+    own = [distributed.dealt(batch) for batch in kept]
+    loader = DataLoader(samples, batch_sampler=own, num_workers=config.workers)
+    yield from zip(loader, (len(batch) for batch in kept), strict=True)
 
 
-def _train_epoch(learner: Learner, batches: Iterator[Batch], config: TrainConfig) -> float:
+def _train_epoch(learner: Learner, spec: ModelSpec, batches: Iterator[tuple[Batch, int]], config: TrainConfig) -> float:
     """Run one epoch; the averaged weights follow each step. Returns the mean training loss, which is finite."""
-    network, scaler = learner.network, learner.scaler
-    device = next(network.parameters()).device
-    half = torch.float16 if scaler.is_enabled() else torch.bfloat16
+    objective, adversary = OBJECTIVES[spec.task], learner.adversary
+    called = distributed.wrapped(learner.network)
+    device = next(learner.network.parameters()).device
+    precision = precision_of(config, device)
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
     losses = []
-    for images, masks in batches:
+    for batch, whole in batches:
         learner.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, half, enabled=device.type == "cuda"):
-            logits = network(images.to(device, memory_format=torch.channels_last))
-        loss = training_loss(logits.float(), masks.to(device), config.fn_weight, config.fp_weight, config.bce_weight)
-        scaler.scale(loss).backward()
-        scaler.step(learner.optimizer)
-        scaler.update()
-        _update_average(learner.average, network, config.ema_decay)
-        losses.append(float(loss.detach()))
-    mean = float(np.mean(losses))
+        parts, judged, spent = _parts(batch, config.accumulate), [], 0.0
+        for number, part in enumerate(parts):
+            moved = [tensor.to(device) for tensor in part]
+            share = len(part[0]) / whole
+            with _synchronised_at_last(called, number == len(parts) - 1):
+                with torch.autocast(device.type, half, enabled=precision != "fp32"):
+                    outputs = objective.outputs(called, moved, config)
+                loss = objective.cost(outputs, moved, config)
+                if adversary is not None:
+                    judged.append((moved[0], outputs.float(), moved[1]))
+                    loss = loss + adversary.penalty(*judged[-1])
+                # Gradients are averaged over the processes; the factor makes that a sum of every part's share.
+                learner.scaler.scale(loss * share * distributed.world()).backward()
+            spent += float(loss.detach()) * share
+        learner.scaler.step(learner.optimizer)
+        learner.scaler.update()
+        if adversary is not None:
+            adversary.learn(judged, [len(part[0]) / whole for part in parts])
+        _update_average(learner.average, learner.network, config.ema_decay)
+        losses.append(spent)
+    mean = float(np.mean(np.sum(distributed.gathered(losses), axis=0))) if losses else math.nan
+    if not losses:
+        raise UsageError(
+            f"no batch: {config.batch_size} samples a step are more than there are, or fewer than processes"
+        )
     if not math.isfinite(mean):
         raise MammoError(
             f"training diverged in epoch {learner.progress.epoch + 1} (the loss is {mean}): lower the rate"
         )
     return mean
+
+
+def _parts(batch: Batch, count: int) -> list[Batch]:
+    """Split a batch into at most `count` parts of about equal size."""
+    size = math.ceil(len(batch[0]) / count)
+    return [[tensor[k : k + size] for tensor in batch] for k in range(0, len(batch[0]), size)]
+
+
+def _synchronised_at_last(called: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Exchange gradients between processes once a step, with the last part."""
+    if last or not isinstance(called, nn.parallel.DistributedDataParallel):
+        return nullcontext()
+    waiting: AbstractContextManager[None] = called.no_sync()
+    return waiting
 
 
 @torch.no_grad()
@@ -227,65 +276,24 @@ def _update_average(average: dict[str, torch.Tensor], network: nn.Module, decay:
 
 
 @torch.no_grad()
-def _validate(network: nn.Module, samples: SampleSet, config: TrainConfig) -> tuple[float, float]:
-    """Return the mean loss over all validation samples and the mean Dice (threshold 0.5) of `validation_kind`."""
+def _validate(network: nn.Module, spec: ModelSpec, samples: Any, config: TrainConfig) -> tuple[float, float]:
+    """Return the mean loss over all validation samples and the score of `validation_kinds` on the network's grid."""
+    objective, device = OBJECTIVES[spec.task], next(network.parameters()).device
     network.eval()
-    device = next(network.parameters()).device
-    losses, scores, first = [], [], 0
-    for images, masks in DataLoader(samples, config.batch_size, num_workers=config.workers):
-        logits = network(images.to(device, memory_format=torch.channels_last)).float().cpu()
-        for k in range(len(images)):
-            one = logits[k : k + 1], masks[k : k + 1]
-            losses.append(float(training_loss(*one, config.fn_weight, config.fp_weight, config.bce_weight)))
-            if samples.row(first + k).kind == config.validation_kind:
-                scores.append(dice((logits[k, 0] > 0).numpy(), (masks[k, 0] > 0.5).numpy()))
-        first += len(images)
-    return float(np.mean(losses)), float(np.mean(scores))
+    own = distributed.dealt(range(len(samples)))
+    found: list[tuple[int, float, Any]] = []
+    loader = DataLoader(Subset(samples, own), config.batch_size, num_workers=config.workers)
+    for batch in loader:
+        moved = [tensor.to(device) for tensor in batch]
+        outputs = objective.outputs(network, moved, config)
+        details = objective.details(outputs, moved, config)
+        for k, detail in enumerate(details):
+            cost = objective.cost(one(outputs, k), [tensor[k : k + 1] for tensor in moved], config)
+            found.append((own[len(found)], float(cost), detail))
+    everything = sorted((entry for part in distributed.gathered(found) for entry in part), key=lambda entry: entry[0])
+    selected = [d for number, _, d in everything if samples.row(number).kind in config.validation_kinds]
+    return float(np.mean([cost for _, cost, _ in everything])), objective.score(selected)
 
 
-def _lower_rate_on_plateau(progress: Progress, val_loss: float, config: TrainConfig) -> None:
-    if val_loss < progress.best_loss:
-        progress.best_loss, progress.loss_epoch = val_loss, progress.epoch
-    elif progress.epoch - progress.loss_epoch >= config.plateau_patience:
-        progress.rate = min(progress.rate, max(config.min_rate, progress.rate * config.plateau_factor))
-        progress.loss_epoch = progress.epoch
-
-
-def _finish(
-    run: Path,
-    rows: Sequence[IndexRow],
-    spec: ModelSpec,
-    config: TrainConfig,
-    progress: Progress,
-    encoder_weights: Path | None,
-    initial: Path | None,
-) -> ModelSpec:
-    """Write spec and settings beside the best epoch's weights."""
-    train = usable_rows(rows, spec.input.mode, config.train_folds, config.kinds)
-    record: dict[str, Any] = {
-        "train_folds": list(config.train_folds),
-        "validation_fold": config.validation_fold,
-        "test_fold": config.test_fold,
-        "train_images": len(train),
-        "train_patients": len({r.group for r in train}),
-        "train_images_by_kind": {kind: sum(r.kind == kind for r in train) for kind in config.kinds},
-        "epochs": progress.epoch,
-        "best_epoch": progress.best_epoch,
-        "validation_dice_grid": round(progress.best_dice, 4),
-        "encoder_weights": encoder_weights.name if encoder_weights else "none",
-        "seed": config.seed,
-        "torch": torch.__version__,
-    }
-    if initial is not None:
-        _, parent = checkpoint.load_model(initial)
-        record["initial_weights"] = {"name": parent.name, "sha256": checkpoint.weights_sha256(initial)}
-        record["encoder_weights"] = parent.training.get("encoder_weights", "none")
-    finished = replace(
-        spec,
-        toolkit_version=__version__,
-        parent_sha256=checkpoint.weights_sha256(run),
-        training={**spec.training, **record},
-    )
-    write_text(run / "config.json", config.to_json() + "\n")
-    checkpoint.save_spec(run, finished)
-    return finished
+def _silent(_line: str) -> None:
+    """Report nothing: of several processes one speaks."""

@@ -13,7 +13,7 @@ from mammo_train.metrics import amount
 from mammo_train.objectives import OBJECTIVES
 
 ROLES = {
-    "validation": "the fold on which best epoch, threshold and least area were chosen: optimistic",
+    "validation": "the fold on which the best epoch and the operating point were chosen: optimistic",
     "test": "never used for any choice",
     "training": "trained on: says nothing about new patients",
     "other": "not trained on",

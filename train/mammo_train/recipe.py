@@ -80,7 +80,7 @@ def train(index: Path, root: Path, run: Path, choices: Choices, config: TrainCon
     rows = read_index(index, root, choices.allow_leak)
     encoder = presets.encoder_file(choices.encoder_weights)
     spec = spec_for(choices, rows, root, config, encoder)
-    fit_network(rows, spec, config, run, encoder, report, choices.initial)
+    fit_network(rows, spec, config, run, encoder, report, choices.initial, choices.allow_leak)
     folds = (*config.train_folds, config.validation_fold)
     run_data.write_data_json(run, index, root, [row for row in rows if row.fold in folds])
     block = results.freeze_operating_point(run, rows, report, index)

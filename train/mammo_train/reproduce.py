@@ -105,7 +105,7 @@ def _row(key: str, system: System, wanted: Reproduction, report: Report) -> dict
         "study": system.study,
         "architecture": system.architecture,
         "network": network,
-        "parameters": models.count_parameters(system.architecture, network.get("width")),
+        "parameters": models.count_parameters(system.architecture, **network),
         "preset": system.preset,
         "note": preset(system.architecture, system.preset).note,
         "reported": [{**asdict(r), "problem": reported_row_problem(r.values)} for r in system.reported],

@@ -16,6 +16,7 @@ from torch import nn
 
 from mammo_runtime.hashing import file_sha256
 from mammo_runtime.spec import ModelSpec
+from mammo_train.adversarial import Adversary
 from mammo_train.config import TrainConfig
 from mammo_train.index import IndexRow
 
@@ -27,11 +28,13 @@ class Progress:
     epoch: int = 0
     """Epochs done."""
     rate: float = 0.0
-    best_dice: float = -1.0
+    best_score: float = -1.0
     best_epoch: int = 0
     best_loss: float = float("inf")
     loss_epoch: int = 0
     """Epoch since which the plateau counts."""
+    seconds: float = 0.0
+    """Spent on the epochs so far, in all calls."""
     history: list[dict[str, float]] = field(default_factory=list)
 
     def log_csv(self) -> str:
@@ -47,8 +50,8 @@ class Progress:
         last = self.history[-1]
         return (
             f"epoch {self.epoch}/{epochs}  loss {last['train_loss']:.4f}  "
-            f"validation loss {last['validation_loss']:.4f}  Dice {last['validation_dice']:.4f} "
-            f"(best {self.best_dice:.4f} at {self.best_epoch})  {seconds:.0f} s, "
+            f"validation loss {last['validation_loss']:.4f}  score {last['validation_score']:.4f} "
+            f"(best {self.best_score:.4f} at {self.best_epoch})  {seconds:.0f} s, "
             f"at most {(epochs - self.epoch) * seconds / 60:.0f} min left"
         )
 
@@ -63,6 +66,8 @@ class Learner:
     """The averaged weights, which are validated and kept."""
     scaler: torch.amp.GradScaler
     progress: Progress
+    adversary: Adversary | None = None
+    """Critics of adversarial training."""
 
     def state(self, identity: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Return tensors and JSON-ready record for `checkpoint.save_state`; `restore` is the inverse."""
@@ -70,6 +75,8 @@ class Learner:
         tensors |= {f"average/{k}": v for k, v in self.average.items()}
         for number, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer/{number}/{k}": torch.as_tensor(v) for k, v in moments.items()}
+        if self.adversary is not None:
+            tensors |= {f"adversary/{k}": v for k, v in self.adversary.state().items()}
         record = {"identity": identity, "progress": asdict(self.progress), "scaler": self.scaler.state_dict()}
         return tensors, record
 
@@ -86,15 +93,20 @@ class Learner:
                 moments.setdefault(int(number), {})[name] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        if self.adversary is not None:
+            critics = {k.removeprefix("adversary/"): v for k, v in tensors.items() if k.startswith("adversary/")}
+            self.adversary.restore(critics)
         self.scaler.load_state_dict(record["scaler"])
         self.progress = Progress(**record["progress"])
 
 
 def identity_of(rows: Sequence[IndexRow], spec: ModelSpec, config: TrainConfig, weights: Sequence[Path]) -> str:
-    """Return a hash of what the epochs done so far depend on: not the loader processes, not how long it will go on,
-    not the words about data and licence. `weights` are the files training starts from.
+    """Return a hash of what the epochs done so far depend on: not the loader processes, not how long it will go on
+    (unless the rate depends on it), not the words about data and licence. `weights` are the files training starts from.
     """
-    settings = {k: v for k, v in asdict(config).items() if k not in ("workers", "epochs")}
+    settings = {k: v for k, v in asdict(config).items() if k not in ("workers", "epochs", "max_minutes")}
+    if config.schedule == "cosine":
+        settings["epochs"] = config.epochs
     parts = [replace(spec, training={}, licence="").to_json(), json.dumps(settings, sort_keys=True)]
     parts += [f"{r.image.name} {r.mask.name if r.mask else ''} {r.group} {r.fold} {r.kind}" for r in rows]
     parts += [file_sha256(path) for path in weights]

@@ -32,8 +32,15 @@ class IndexRow:
         return self.image.stem
 
 
-def read_index(index: Path, root: Path) -> tuple[IndexRow, ...]:
-    """Read an index CSV. Raises UsageError naming the row when a column, file or number is missing or wrong."""
+LEAKING = "seed"
+"""In the column `split` of an index whose folds are known to share patients (`mammo-train index --split seed`)."""
+
+
+def read_index(index: Path, root: Path, allow_leak: bool = False) -> tuple[IndexRow, ...]:
+    """Read an index CSV. Raises UsageError naming the row when a column, file or number is missing or wrong.
+
+    An index whose `split` column says that its folds share patients is refused, unless `allow_leak`.
+    """
     if not index.is_file():
         raise UsageError(f"there is no index file {index}")
     with index.open(newline="", encoding="utf-8-sig") as stream:
@@ -44,7 +51,13 @@ def read_index(index: Path, root: Path) -> tuple[IndexRow, ...]:
         missing = {"image", "mask", "fold", "kind", group_column} - columns
         if missing:
             raise UsageError(f"{index} lacks the columns {', '.join(sorted(missing))}")
-        rows = tuple(_row(values, line, root, group_column) for line, values in enumerate(reader, start=2))
+        lines = list(reader)
+    if not allow_leak and any(values.get("split") == LEAKING for values in lines):
+        raise UsageError(
+            f"{index} was split as its study did, with patients on both sides, so its scores would mislead; "
+            "index the collection again without --split seed, or say --allow-leak, which is recorded"
+        )
+    rows = tuple(_row(values, line, root, group_column) for line, values in enumerate(lines, start=2))
     if not rows:
         raise UsageError(f"{index} holds no images")
     twice = [path for path, count in Counter(row.image for row in rows).items() if count > 1]
