@@ -100,9 +100,8 @@ def summarise_classes(
     """Return per-class, macro and overall metrics with patient-level 95 % intervals, JSON-ready.
 
     `matrices` int64 [pictures, K, K]; `groups` names each picture's patient. Pooled over all pictures; `per_image`
-    holds the means of each picture's accuracy and macro Dice and IoU. A resample without a class takes the means of
-    the others. Raises MammoError if F1 and Dice, which are
-    reckoned in two ways, differ.
+    holds the means of each picture's accuracy and macro Dice and IoU. A resample without a class takes the mean of
+    the others. Raises MammoError if F1 and Dice, which are reckoned in two ways, differ.
     """
     if not len(matrices) or len(matrices) != len(groups):
         raise UsageError(f"{len(matrices)} matrices with {len(groups)} groups cannot be summarised")

@@ -106,7 +106,8 @@ def label_cases_png(
     if not parts:
         raise UsageError("no case to draw")
     columns = max(len(cases) for _, cases in parts)
-    figure = Figure(figsize=(max(5.0, 2.0 * columns), 6.4 * len(parts) + 0.8), layout="constrained")
+    width = max(5.0, 2.0 * columns)
+    figure = Figure(figsize=(width, 6.4 * len(parts) + 0.8), layout="constrained")
     grid = figure.subplots(3 * len(parts), columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
@@ -125,7 +126,9 @@ def label_cases_png(
             rows[0][column].set_title(f"{case.name[-24:]}\n{case.caption}", fontsize=7)
             seen |= {*np.unique(case.truth).tolist(), *np.unique(case.labels).tolist()}
     handles = [Patch(color=colours[c] / 255, label=name) for c, name in enumerate(classes) if c in seen]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False, fontsize=8)
+    # A column of the longest names of BCSS is 2.3 inches wide.
+    fitting = max(1, min(len(handles), int(width / 2.3)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=fitting, frameon=False, fontsize=8)
     save_figure(figure, output)
 
 
