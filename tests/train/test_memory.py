@@ -14,9 +14,9 @@ from training_phantoms import tiny_config, tiny_spec
 
 def test_a_failed_allocation_says_what_to_try() -> None:
     spec = replace(tiny_spec(), architecture="unet", network={"width": "L"})
-    with pytest.raises(MammoError, match="memory ran out while training unet at 64x64, batch 4") as caught:
-        with memory_advice(tiny_config(), spec):
-            torch.empty(2**46)
+    words = "memory ran out while training unet at 64x64, batch 4"
+    with pytest.raises(MammoError, match=words) as caught, memory_advice(tiny_config(), spec):
+        torch.empty(2**46)
     assert "--accumulate 2" in str(caught.value)
     assert "--width S" in str(caught.value)
     assert caught.value.exit_code is ExitCode.INTERNAL
