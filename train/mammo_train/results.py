@@ -19,6 +19,7 @@ from mammo_train.index import IndexRow
 from mammo_train.judge import Model
 from mammo_train.metrics import amount, with_interval
 from mammo_train.model_card import model_card
+from mammo_train.objectives import OBJECTIVES
 from mammo_train.operating_point import NO_THRESHOLD, choose_operating_point
 from mammo_train.torch_session import TorchSession
 
@@ -102,10 +103,8 @@ def evaluate_fold(
     metrics = {**read_metrics(run), name: block}
     write_text(run / METRICS, json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     if (run / "log.csv").is_file():
-        score = spec.training.get("validation_score_name", "validation score")
-        curves_png(
-            run / "log.csv", run / "curves.png", f"{score} on the network's grid", spec.training.get("best_epoch")
-        )
+        score = f"{OBJECTIVES[spec.task].score_name} on the network's grid"
+        curves_png(run / "log.csv", run / "curves.png", score, spec.training.get("best_epoch"))
     write_text(run / CARD, model_card(spec, metrics, config))
     return block
 
