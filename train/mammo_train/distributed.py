@@ -9,7 +9,7 @@ writes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,15 +43,21 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def wrapped(network: nn.Module) -> nn.Module:
+def is_first() -> bool:
+    """Whether this process is the one that goes on after training; torchrun's others are done then."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def wrapped(network: nn.Module, some_idle: bool = False) -> nn.Module:
     """Return the network as it is called in training: its gradients are averaged over the processes.
 
+    `some_idle`: parameters that learn may get no gradient, as in the heads of SAM that one box does not ask for.
     Wrap it again when parameters were frozen or released.
     """
     if world() == 1:
         return network
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else None
-    return nn.parallel.DistributedDataParallel(network, device_ids=devices)
+    return nn.parallel.DistributedDataParallel(network, device_ids=devices, find_unused_parameters=some_idle)
 
 
 def synchronised(network: nn.Module) -> nn.Module:
@@ -62,17 +68,25 @@ def synchronised(network: nn.Module) -> nn.Module:
     return network
 
 
+@torch.no_grad()
 def sum_gradients(module: nn.Module) -> None:
     """Add up the gradients of a module that is not `wrapped`."""
     if world() > 1:
         for parameter in module.parameters():
             if parameter.grad is not None:
-                dist.all_reduce(parameter.grad)
+                whole = parameter.grad.contiguous()  # in channels_last order it could not be sent
+                dist.all_reduce(whole)
+                parameter.grad.copy_(whole)
 
 
-def total(value: float) -> float:
-    """Return the sum of every process's number."""
-    return float(sum(gathered(value)))
+@torch.no_grad()
+def share_first(tensors: Iterable[torch.Tensor]) -> None:
+    """Give every process the first one's values: batch norms' statistics differ where each counts its own part."""
+    if world() > 1:
+        for tensor in tensors:
+            whole = tensor.contiguous()
+            dist.broadcast(whole, 0)
+            tensor.copy_(whole)
 
 
 def gathered(value: Any) -> list[Any]:

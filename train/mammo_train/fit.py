@@ -102,6 +102,7 @@ def _epochs(
         started = time.perf_counter()
         frozen = _enter_epoch(learner, spec, config)
         loss = _train_epoch(learner, spec, _batches(sets[0], config, progress.epoch), config)
+        distributed.share_first(learner.average.values())
         validated.load_state_dict(learner.average)
         val_loss, score = _validate(validated, spec, sets[1], config)
         progress.epoch += 1
@@ -213,7 +214,7 @@ def _batches(samples: Any, config: TrainConfig, epoch: int) -> Iterator[tuple[Ba
 def _train_epoch(learner: Learner, spec: ModelSpec, batches: Iterator[tuple[Batch, int]], config: TrainConfig) -> float:
     """Run one epoch; the averaged weights follow each step. Returns the mean training loss, which is finite."""
     objective, adversary = OBJECTIVES[spec.task], learner.adversary
-    called = distributed.wrapped(learner.network)
+    called = distributed.wrapped(learner.network, spec.task is Task.PROMPTED)
     device = next(learner.network.parameters()).device
     precision = precision_of(config, device)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)

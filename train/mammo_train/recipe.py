@@ -12,7 +12,7 @@ import torch
 from mammo_runtime.errors import UsageError
 from mammo_runtime.mammogram import Modality
 from mammo_runtime.spec import ACTIVATION_OF, ModelSpec, PromptSpec, Task
-from mammo_train import checkpoint, models, presets, results, run_data
+from mammo_train import checkpoint, distributed, models, presets, results, run_data
 from mammo_train.config import TrainConfig
 from mammo_train.data_notes import data_record, weights_licence
 from mammo_train.dataset import usable_rows
@@ -74,13 +74,16 @@ def config_for(choices: Choices, file: Path | None, given: Mapping[str, Any]) ->
 def train(index: Path, root: Path, run: Path, choices: Choices, config: TrainConfig, report: Report) -> list[str]:
     """Train, freeze the operating point, evaluate the validation fold. Returns the lines to print at the end.
 
-    Raises UsageError for anything wrong with index, folds, weights or the run folder.
+    Of the processes that torchrun starts, the first one does all that follows training. Raises UsageError for anything
+    wrong with index, folds, weights or the run folder.
     """
     models.known(choices.architecture)  # an unknown name is refused before anything is read or downloaded
     rows = read_index(index, root, choices.allow_leak)
     encoder = presets.encoder_file(choices.encoder_weights)
     spec = spec_for(choices, rows, root, config, encoder)
     fit_network(rows, spec, config, run, encoder, report, choices.initial, choices.allow_leak)
+    if not distributed.is_first():
+        return []
     folds = (*config.train_folds, config.validation_fold)
     run_data.write_data_json(run, index, root, [row for row in rows if row.fold in folds])
     block = results.freeze_operating_point(run, rows, report, index)
