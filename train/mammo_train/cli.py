@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,35 +12,13 @@ from typing import Any
 import click
 
 from mammo_runtime import __version__
-from mammo_runtime.errors import EXIT_MEANING, ExitCode, MammoError
+from mammo_runtime.errors import EXIT_MEANING, ExitCode
+from mammo_train.command import guarded as _command
+from mammo_train.command import progress as _report
+from mammo_train.index.cli import index as index_command
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-
-
-def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """Add -q and -v, and turn errors into one line with the right exit code."""
-
-    @click.option("-q", "--quiet", is_flag=True, help="Print results and errors only.")
-    @click.option("-v", "--verbose", is_flag=True, help="Show a traceback when something fails.")
-    @functools.wraps(function)
-    def guarded(verbose: bool, **arguments: Any) -> None:
-        try:
-            function(**arguments)
-        except KeyboardInterrupt:
-            click.echo("interrupted; run the same command again to resume", err=True)
-            sys.exit(ExitCode.INTERRUPTED)
-        except (click.exceptions.Exit, click.ClickException):
-            raise
-        except Exception as error:
-            if verbose:
-                traceback.print_exc()
-            expected = isinstance(error, MammoError)
-            text = str(error) if expected else f"internal error, {type(error).__name__}: {error} (-v shows where)"
-            click.echo(f"error: {text}", err=True)
-            sys.exit(error.exit_code if isinstance(error, MammoError) else ExitCode.INTERNAL)
-
-    return guarded
 
 
 def _size(_context: click.Context, _parameter: click.Parameter, text: str | None) -> tuple[int, int] | None:
@@ -95,6 +71,9 @@ _EXITS = "; ".join(f"{code.value} {text}" for code, text in EXIT_MEANING.items()
 @click.version_option(__version__, prog_name="mammo-train")
 def main() -> None:
     """Train breast-mass segmentation and measure it. Images and masks in, weights with their spec out."""
+
+
+main.add_command(index_command)
 
 
 @main.command()
@@ -194,6 +173,8 @@ def models(as_json: bool, quiet: bool) -> None:
 @click.option("--scale", type=click.FloatRange(0.05, 1), default=1.0, show_default=True,
               help="Factor on each study's grid, for machines that cannot afford it (recorded).")  # fmt: skip
 @click.option("--width", help="Width of the network, where it has that one. [default: S, or the only one]")
+@click.option("--option", "options", multiple=True, callback=_options, metavar="NAME=VALUE",
+              help="Option of the network (recorded). Repeatable.")  # fmt: skip
 @click.option("--encoder-weights", type=FILE, help="MobileNetV2 encoder for the systems that start from one.")
 @click.option("--set", "settings", type=FILE, help="JSON with fields of TrainConfig over every preset's (recorded).")
 @_command
@@ -222,23 +203,24 @@ def reproduce(system: str, settings: Path | None, quiet: bool, **given: Any) -> 
 @main.command("check-index")
 @click.argument("index", type=FILE)
 @click.option("--root", type=FOLDER, help="Folder its paths start from. [default: the index file's folder]")
+@click.option("--near", is_flag=True, help="Also look for re-encoded or resized copies (reads every picture).")
 @_command
-def check_index(index: Path, root: Path | None, quiet: bool) -> None:
+def check_index(index: Path, root: Path | None, near: bool, quiet: bool) -> None:
     """Check that an index is readable and that no patient and no picture stands in two folds."""
     from mammo_train.index import check_leaks, read_index
 
     rows = read_index(index, root or index.parent)
     check_leaks(rows)
+    if near:
+        from mammo_train.index.near import check_near
+
+        check_near(rows)
     for fold in sorted({row.fold for row in rows}) if not quiet else ():
         own = [row for row in rows if row.fold == fold]
         kinds = ", ".join(f"{sum(r.kind == kind for r in own)} {kind}" for kind in sorted({r.kind for r in own}))
         patients = len({row.group for row in own})
         click.echo(f"fold {fold}: {len(own)} pictures of {patients} patients or groups ({kinds})")
     click.echo(f"no leak: {len(rows)} pictures, folds share no patient and no picture")
-
-
-def _report(quiet: bool) -> Callable[[str], None]:
-    return (lambda _text: None) if quiet else functools.partial(click.echo, err=True)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ INDEXES: Mapping[Modality, str] = {
 """Index below the data root; `mammo-train index` makes one for each collection."""
 INFERRED = 8
 """Test pictures that `mammo-infer` is run on."""
-TINY_EPOCHS, TINY_SIDE = 2, 64
+TINY_EPOCHS = 2
 
 Report = Callable[[str], None]
 
@@ -65,6 +65,8 @@ class Reproduction:
     """Fields of `TrainConfig` over every preset's."""
     width: str | None = None
     """Width of the networks that have it; None: the one in `SYSTEMS`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the network over the preset's."""
 
 
 def reproduce(name: str, wanted: Reproduction, report: Report = print) -> list[dict[str, Any]]:
@@ -82,7 +84,7 @@ def reproduce(name: str, wanted: Reproduction, report: Report = print) -> list[d
         write_text(wanted.output / key / "row.json", json.dumps(row, indent=1) + "\n")
         rows.append(row)
     stored = {row["system"]: row for row in read_rows(wanted.output)}
-    table = [stored[key] for key in chosen_systems("all") if key in stored]
+    table = [stored.get(key) or _blank_row(key, system, wanted) for key, system in chosen_systems("all").items()]
     write_table(wanted.output / "reproduction.json", table)
     return rows
 
@@ -97,10 +99,10 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, json.dumps({"schema_version": SCHEMA_VERSION, "rows": list(rows)}, indent=1) + "\n")
 
 
-def _row(key: str, system: System, wanted: Reproduction, report: Report) -> dict[str, Any]:
-    """Take one system as far as it goes."""
+def _blank_row(key: str, system: System, wanted: Reproduction) -> dict[str, Any]:
+    """Return the row of a system before anything was done."""
     network = _network(system, wanted)
-    row: dict[str, Any] = {
+    return {
         "system": key,
         "study": system.study,
         "architecture": system.architecture,
@@ -110,17 +112,22 @@ def _row(key: str, system: System, wanted: Reproduction, report: Report) -> dict
         "note": preset(system.architecture, system.preset).note,
         "reported": [{**asdict(r), "problem": reported_row_problem(r.values)} for r in system.reported],
         "status": "not trained",
-        "why": "",
+        "why": f"not run here: mammo-train reproduce {key}",
         "measured": None,
-        "machine": {**machine_record(), "torch": _torch_version()},
     }
+
+
+def _row(key: str, system: System, wanted: Reproduction, report: Report) -> dict[str, Any]:
+    """Take one system as far as it goes."""
+    row = _blank_row(key, system, wanted)
+    row |= {"why": "", "machine": {**machine_record(), "torch": _torch_version()}, "deviations": _deviations(wanted)}
     try:
         index, root = _data(system.modality, wanted)
     except UsageError as error:
         report(f"{key}: not trained: {error}")
         return {**row, "why": str(error)}
     try:
-        return {**row, **_reproduced(key, system, network, wanted, index, root, report), "status": "trained"}
+        return {**row, **_reproduced(key, system, wanted, index, root, report), "status": "trained"}
     except MammoError as error:
         report(f"{key}: failed: {error}")
         return {**row, "status": "failed", "why": str(error)}
@@ -129,7 +136,6 @@ def _row(key: str, system: System, wanted: Reproduction, report: Report) -> dict
 def _reproduced(
     key: str,
     system: System,
-    network: Mapping[str, Any],
     wanted: Reproduction,
     index: Path,
     root: Path,
@@ -138,7 +144,7 @@ def _reproduced(
     """Train, evaluate, export and infer; returns what a row says of it. Raises MammoError."""
     folder = wanted.output / key
     run, started, spent = folder / "run", time.perf_counter(), _spent(folder)
-    choices = _choices(key, system, network, wanted)
+    choices = _choices(key, system, wanted)
     config = _config(choices, wanted)
     recipe.train(index, root, run, choices, config, report)
     recipe.evaluate_run(run, config.test_fold, index, root, report)
@@ -158,18 +164,25 @@ def _reproduced(
 def _network(system: System, wanted: Reproduction) -> dict[str, Any]:
     known = models.known(system.architecture)
     width = models.TINY if wanted.tiny else wanted.width
-    options: dict[str, Any] = {**preset(system.architecture, system.preset).network, **system.network}
+    options: dict[str, Any] = {**preset(system.architecture, system.preset).network, **system.network, **wanted.options}
     return {**options, "width": width} if width in known.widths else options
 
 
-def _choices(key: str, system: System, network: Mapping[str, Any], wanted: Reproduction) -> recipe.Choices:
+def _deviations(wanted: Reproduction) -> dict[str, Any]:
+    """Return in what a run differs from its study's preset by the user's wish."""
+    own = {"budget_min": wanted.budget_min, "tiny": wanted.tiny, "scale": wanted.scale}
+    return {**own, **wanted.options, **wanted.overrides}
+
+
+def _choices(key: str, system: System, wanted: Reproduction) -> recipe.Choices:
     size = None
     if wanted.tiny:
-        side = max(TINY_SIDE, models.known(system.architecture).multiple)
-        size = (side, side)
+        size = (system.tiny_side, system.tiny_side)
     encoder = str(wanted.encoder_weights) if system.pretrained and wanted.encoder_weights else "none"
     wish = presets.Wish(system.mode, size=size, scale=wanted.scale)
-    return recipe.Choices(system.architecture, key, system.preset, wish, network, encoder_weights=encoder)
+    return recipe.Choices(
+        system.architecture, key, system.preset, wish, _network(system, wanted), encoder_weights=encoder
+    )
 
 
 def _config(choices: recipe.Choices, wanted: Reproduction) -> TrainConfig:

@@ -38,6 +38,8 @@ class System:
     """Options beside the preset's: the width trained here."""
     pretrained: bool = False
     """Starts from the MobileNetV2 encoder where its file is at hand."""
+    tiny_side: int = 64
+    """Side of the grid with `--tiny`; larger where the network takes no other."""
 
 
 _CBIS = "CBIS-DDSM, whole images, 123 test images, not patient-disjoint"
@@ -91,7 +93,7 @@ SYSTEMS: Mapping[str, System] = {
     "vgg16_busi": System("vgg16_busi", "002", "seed", Modality.ULTRASOUND, "full", (
         Reported("VGG-16", _BUSI, {"accuracy_train": 0.9817, "accuracy_validation": 0.8780,
                                    "accuracy_validation_best": 0.9329, "accuracy_final": 0.8606},
-                 "best and final accuracy differ by 7 points; the inputs may carry mask overlays"),)),
+                 "best and final accuracy differ by 7 points; the inputs may carry mask overlays"),), tiny_side=224),
     "sam_box": System("sam_box", "002", "seed", Modality.ULTRASOUND, "full", (
         Reported("SAM", _BUSI, {"dice_ce_train": 0.070, "dice_ce_validation": 0.067}, _SAM_NOTE),)),
     "medsam_box": System("medsam_box", "002", "seed", Modality.ULTRASOUND, "full", (
