@@ -8,18 +8,44 @@ import pytest
 
 from mammo_runtime.errors import ExitCode, ModelRefused
 from mammo_runtime.mammogram import Modality
-from mammo_runtime.spec import METADATA_KEY, CleaningStep, InputMode, InputSpec, ModelSpec, Precision, Task
+from mammo_runtime.spec import (
+    METADATA_KEY,
+    Activation,
+    CleaningStep,
+    Fit,
+    InputMode,
+    InputSpec,
+    ModelSpec,
+    Precision,
+    PromptSpec,
+    Scaling,
+    Task,
+)
 from tiny_model import tiny_spec
 
 
 def full_spec() -> ModelSpec:
-    """Return a spec in which no field has its default."""
+    """Return a spec in which every field that a prompted model can change has another value than its default."""
     steps = (CleaningStep("keep_breast", {"opening_px": 9}), CleaningStep("stretch"))
-    size = InputSpec(InputMode.ROI, 1, 512, 320, (0.1,), (0.2,), 900, steps, 0.02, 0.4)
-    return ModelSpec(
-        "net", "unet", Task.MULTICLASS, Modality.ULTRASOUND, size, ("a", "b"), "softmax", 0.3, 4.5, Precision.INT8,
-        "ab" * 32, "0.1.0", {"folds": [2, 3]}, "research",
+    size = InputSpec(
+        channels=1, height=512, width=320, mean=(0.1,), std=(0.2,), working_side_px=900, cleaning=steps,
+        breast_crop_margin=0.02, roi_margin=0.4, fit=Fit.CORNER, scaling=Scaling.MIN_MAX,
     )  # fmt: skip
+    return ModelSpec(
+        "net", "sam", {"width": "S"}, Task.PROMPTED, Modality.ULTRASOUND, size, ("a", "b"), Activation.SIGMOID,
+        PromptSpec((256, 64, 64), 128), 0.3, 4.5, Precision.INT8, "ab" * 32, "0.1.0", {"folds": [2, 3]}, "research",
+    )  # fmt: skip
+
+
+def other_specs() -> tuple[ModelSpec, ...]:
+    """Return specs with the values that go with no prompted model."""
+    colour = InputSpec(colour=True, fit=Fit.STRETCH)
+    kinds = {"modality": Modality.HISTOPATHOLOGY, "input": colour, "classes": ("a", "b", "c")}
+    return (
+        ModelSpec("map", "unet", task=Task.MULTICLASS, activation=Activation.ARGMAX, **kinds),  # type: ignore[arg-type]
+        ModelSpec("kind", "vgg", task=Task.CLASSIFICATION, activation=Activation.SOFTMAX, **kinds),  # type: ignore[arg-type]
+        ModelSpec("window", "unet", input=InputSpec(InputMode.ROI)),
+    )
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
@@ -33,17 +59,42 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     return values
 
 
-def test_json_and_back_is_the_same() -> None:
-    spec = full_spec()
+@pytest.mark.parametrize("spec", [full_spec(), *other_specs()], ids=lambda spec: str(spec.task.value))
+def test_json_and_back_is_the_same(spec: ModelSpec) -> None:
     assert ModelSpec.from_dict(json.loads(spec.to_json())) == spec
     assert ModelSpec.from_metadata({METADATA_KEY: spec.to_json()}) == spec
     assert ModelSpec.from_dict(spec.to_dict()).to_json() == spec.to_json()
 
 
 def test_every_field_has_been_changed_from_its_default() -> None:
-    spec, plain = full_spec(), tiny_spec()
-    same = [f.name for f in dataclasses.fields(spec) if getattr(spec, f.name) == getattr(plain, f.name)]
-    assert same == ["schema_version"]
+    plain, changed_somewhere = ModelSpec("tiny", "blur"), set()
+    for spec in (full_spec(), *other_specs()):
+        for own, default in ((spec, plain), (spec.input, plain.input)):
+            names = [f.name for f in dataclasses.fields(own)]
+            changed_somewhere |= {(type(own), n) for n in names if getattr(own, n) != getattr(default, n)}
+    every = {(kind, f.name) for kind in (ModelSpec, InputSpec) for f in dataclasses.fields(kind)}
+    assert every - changed_somewhere == {(ModelSpec, "schema_version")}
+
+
+def test_who_takes_boxes() -> None:
+    assert [spec.takes_boxes for spec in (full_spec(), *other_specs())] == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"task": Task.MULTICLASS}, {"task": Task.PROMPTED}, {"prompt": PromptSpec((1, 1, 1), 1)},
+        {"activation": Activation.SOFTMAX},
+        {"task": Task.CLASSIFICATION, "activation": Activation.SOFTMAX},
+        {"task": Task.MULTICLASS, "activation": Activation.ARGMAX, "classes": tuple(map(str, range(255)))},
+        {"task": Task.MULTICLASS, "activation": Activation.ARGMAX, "classes": ("a", "b"),
+         "input": InputSpec(breast_crop_margin=0.1)},
+        {"task": Task.PROMPTED, "prompt": PromptSpec((1, 1, 1), 1), "input": InputSpec(InputMode.ROI)},
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"task|prompted|segmentation|multi-class"):
+        ModelSpec("m", "unet", **values)
 
 
 def test_a_spec_is_frozen() -> None:
@@ -70,6 +121,8 @@ def test_another_schema_is_refused(version: object) -> None:
         ("input.height", 256.5), ("input.height", 4), ("input.width", "256"), ("input.channels", 0),
         ("input.channels", 2), ("input.mean", [float("nan")]), ("input.std", [0]), ("input.std", [0.5, 0.5]),
         ("input.roi_margin", -0.1), ("input.breast_crop_margin", -1), ("input.breast_crop_margin", float("inf")),
+        ("input.fit", "tile"), ("input.scaling", "z"), ("activation", "relu"), ("prompt", None), ("prompt", {}),
+        ("prompt", {"embedding": [1, 2], "mask_side": 4}), ("prompt", {"embedding": [1, 2, 3], "mask_side": 0}),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_refused(path: str, value: object) -> None:
