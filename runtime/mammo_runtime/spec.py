@@ -236,7 +236,7 @@ class ModelSpec:
             raw_input["cleaning"] = tuple(CleaningStep(s["name"], dict(s["parameters"])) for s in raw_input["cleaning"])
             known["task"], known["modality"] = Task(known["task"]), Modality(known["modality"])
             known["activation"], prompt = Activation(known["activation"]), known.get("prompt")
-            known["prompt"] = prompt and PromptSpec(tuple(prompt["embedding"]), prompt["mask_side"])
+            known["prompt"] = None if prompt is None else PromptSpec(tuple(prompt["embedding"]), prompt["mask_side"])
             known["precision"], known["classes"] = Precision(known["precision"]), tuple(known["classes"])
             return cls(input=InputSpec(**raw_input), **known)
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
