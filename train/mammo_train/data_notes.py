@@ -20,30 +20,86 @@ class DataNote:
     citation: str = ""
     research_only: bool = False
     """Weights trained on it are for research only."""
+    where: str = ""
+    """Where it is to be had."""
 
+
+_MIAS_CITATION = (
+    "Suckling J. et al. (1994), The Mammographic Image Analysis Society digital mammogram database, "
+    "Excerpta Medica International Congress Series 1069, 375-378"
+)
+_BUSI_CITATION = "Al-Dhabyani W. et al. (2020), Dataset of breast ultrasound images, Data in Brief 28, 104863"
 
 DATA_NOTES: Mapping[str, DataNote] = {
     "mias_full": DataNote(
         "mini-MIAS digitised film mammograms, mass masks by a third party",
         "mini-MIAS licence: research purposes only",
-        "Suckling J. et al. (1994), The Mammographic Image Analysis Society digital mammogram database, "
-        "Excerpta Medica International Congress Series 1069, 375-378",
+        _MIAS_CITATION,
         research_only=True,
+        where="peipa.essex.ac.uk/info/mias.html; masks: github.com/kallebefelipe/mammography-segmentation",
+    ),
+    "mini_mias": DataNote(
+        "mini-MIAS digitised film mammograms",
+        "mini-MIAS licence: research purposes only",
+        _MIAS_CITATION,
+        research_only=True,
+        where="peipa.essex.ac.uk/info/mias.html (all-mias.tar.gz)",
     ),
     "cdd_cesm": DataNote(
         "CDD-CESM contrast-enhanced spectral mammography (TCIA)",
         "CC BY 4.0",
         "Khaled R. et al. (2022), Categorized contrast enhanced mammography dataset, Scientific Data 9, 122; "
         "TCIA, doi:10.7937/29kw-ae92",
+        where="The Cancer Imaging Archive, doi:10.7937/29kw-ae92",
+    ),
+    "cbis_ddsm": DataNote(
+        "CBIS-DDSM digitised film mammograms with outlined lesions (TCIA)",
+        "CC BY (see the collection's page)",
+        "Lee R.S. et al. (2017), A curated mammography data set for use in computer-aided detection and diagnosis "
+        "research, Scientific Data 4, 170177; TCIA, doi:10.7937/K9/TCIA.2016.7O02S9CY",
+        where="The Cancer Imaging Archive, doi:10.7937/K9/TCIA.2016.7O02S9CY: the DICOM files and the four "
+        "case_description CSV files",
+    ),
+    "inbreast": DataNote(
+        "INbreast full-field digital mammograms",
+        "restricted: by agreement with its owners, research only, not to be passed on",
+        "Moreira I.C. et al. (2012), INbreast: toward a full-field digital mammographic database, "
+        "Academic Radiology 19(2), 236-248",
+        research_only=True,
+        where="its owners (Breast Research Group, INESC Porto), on request",
+    ),
+    "dmid": DataNote(
+        "DMID digital mammography data set for breast cancer diagnosis research",
+        "CC BY 4.0",
+        "Oza P. et al. (2023), Digital mammography dataset for breast cancer diagnosis research (DMID), "
+        "Biomedical Engineering Letters; doi:10.6084/m9.figshare.24522883.v2",
+        where="figshare, doi:10.6084/m9.figshare.24522883.v2 (about 11 GB)",
     ),
     "busi": DataNote(
         "BUSI breast ultrasound",
         "free for research with citation; no open licence stated by its authors",
-        "Al-Dhabyani W. et al. (2020), Dataset of breast ultrasound images, Data in Brief 28, 104863",
+        _BUSI_CITATION,
         research_only=True,
+        where="scholar.cu.edu.eg/?q=afahmy/pages/dataset (Dataset_BUSI_with_GT), mirrored on Kaggle",
     ),
+    "bcss": DataNote(
+        "BCSS breast cancer tissue with 22 codes",
+        "CC0",
+        "Amgad M. et al. (2019), Structured crowdsourcing enables convolutional segmentation of histology images, "
+        "Bioinformatics 35(18), 3461-3467",
+        where="github.com/PathologyDataScience/BCSS (its download script), tiles on Kaggle",
+    ),
+    "bcdr": DataNote(
+        "BCDR Breast Cancer Digital Repository",
+        "by registration, for research",
+        "Guevara Lopez M.A. et al. (2012), BCDR: a breast cancer digital repository, "
+        "15th International Conference on Experimental Mechanics",
+        research_only=True,
+        where="bcdr.eu, after registration",
+    ),
+    "folder": DataNote("pictures of your own", "not stated", where="wherever they are"),
 }
-"""By name of the folder that an index names first in its image paths."""
+"""By the index's column `dataset`; without it, by the folder that an index names first in its image paths."""
 
 ENCODERS: Mapping[str, str] = {
     "mobilenet_v2_imagenet_from_quant": "MobileNetV2 trained on ImageNet, from google-coral/test_data, Apache-2.0",
@@ -58,7 +114,7 @@ def data_record(rows: Sequence[IndexRow], root: Path, notes: Mapping[str, str]) 
 
     `notes` gives licence and citation of collections that are not in `DATA_NOTES`, or replaces theirs.
     """
-    counted = Counter(_collection(row.image, root) for row in rows)
+    counted = Counter(row.dataset or _collection(row.image, root) for row in rows)
     record = []
     for name, images in counted.most_common():
         note = DATA_NOTES.get(name, DataNote(name, "not stated"))

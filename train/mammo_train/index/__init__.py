@@ -1,4 +1,4 @@
-"""Which images belong to a data set: one index contract for every collection."""
+"""Which images belong to a data set: one index contract for every collection, and an indexer for each."""
 
 from mammo_train.index.contract import IndexRow, check_leaks, read_index
 

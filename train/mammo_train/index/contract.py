@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mammo_runtime.errors import UsageError
 from mammo_runtime.hashing import file_sha256
-from mammo_runtime.inputs import delimiter
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,8 @@ class IndexRow:
     fold: int
     kind: str
     spacing_mm: float | None
+    dataset: str = ""
+    """Key of `DATA_NOTES`; empty: the collection is told by the folder."""
 
     @property
     def name(self) -> str:
@@ -41,6 +42,8 @@ def read_index(index: Path, root: Path, allow_leak: bool = False) -> tuple[Index
 
     An index whose `split` column says that its folds share patients is refused, unless `allow_leak`.
     """
+    from mammo_runtime.inputs import delimiter  # loads numpy, which the command line's help does without
+
     if not index.is_file():
         raise UsageError(f"there is no index file {index}")
     with index.open(newline="", encoding="utf-8-sig") as stream:
@@ -76,6 +79,7 @@ def _row(values: dict[str, str], line: int, root: Path, group_column: str) -> In
             fold=int(values["fold"]),
             kind=values["kind"],
             spacing_mm=float(spacing) if spacing else None,
+            dataset=values.get("dataset") or "",
         )
         if row.spacing_mm is not None and not 0 < row.spacing_mm <= 5:
             raise ValueError(f"pixel_spacing_mm is {spacing}, which no image has")
