@@ -145,3 +145,9 @@ def test_critics_are_in_no_model_file_and_no_graph(phantoms: PhantomSet, tmp_pat
     assert sum(a.size for a in initial) < 1.1 * sum(v.numel() for v in stored.values())
     for critic in critics:
         assert not any(a.shape == tuple(critic.shape) and np.array_equal(a, critic.numpy()) for a in initial)
+
+
+def test_of_a_deeply_supervised_network_the_critics_judge_the_final_head(phantoms: PhantomSet, tmp_path: Path) -> None:
+    spec = replace(small_unet("unetpp"), network={"width": "tiny", "deep_supervision": True})
+    config = tiny_config(loss="adv_multiscale", epochs=1, frozen_epochs=0, train_folds=(2,))
+    assert fit(phantoms.rows(), spec, config, tmp_path, report=lambda _line: None).training["epochs"] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields, replace
 
 import cv2
@@ -11,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mammo_runtime.mammogram import Box
-from mammo_train.augment import augment, jitter_box
-from mammo_train.config import AugmentConfig
+from mammo_train.augment import augment, augment_planes, jitter_box
+from mammo_train.config import AUGMENTATIONS, AugmentConfig
 
 PROBABILITIES = [f.name for f in fields(AugmentConfig) if f.name.endswith("_probability")]
 NEVER = replace(AugmentConfig(), **dict.fromkeys(PROBABILITIES, 0.0))
@@ -78,6 +79,64 @@ def test_only_square_grids_are_turned() -> None:
     assert np.array_equal(augment(grid, mask, turn, np.random.default_rng(0))[0], grid)
     square = marked()[0]
     assert not np.array_equal(augment(square, marked()[1], turn, np.random.default_rng(0))[0], square)
+
+
+def test_study_003_shows_every_position_about_as_often() -> None:
+    for columns, positions in ((6, 8), (4, 4)):
+        grid = np.arange(6 * columns, dtype=np.float32).reshape(6, columns) / (6 * columns)
+        rng, seen = np.random.default_rng(0), Counter[bytes]()
+        for _ in range(400):
+            moved, mask = augment(grid, grid > 0.5, AUGMENTATIONS["seed_003"], rng)
+            assert np.array_equal(moved > 0.5, mask)
+            seen[moved.tobytes()] += 1
+        assert len(seen) == positions
+        assert min(seen.values()) > 0.5 * 400 / positions
+
+
+def test_none_changes_nothing() -> None:
+    grid, mask = marked()
+    same = augment(grid, mask, AUGMENTATIONS["none"], np.random.default_rng(0))
+    assert np.array_equal(same[0], grid)
+    assert np.array_equal(same[1], mask)
+    box = Box(40, 50, 20, 10)
+    assert jitter_box(box, AUGMENTATIONS["none"], np.random.default_rng(0)) == box
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_colour_pictures_keep_shape_and_range(name: str) -> None:
+    grid, mask = marked()
+    colour = np.stack([grid, 0.7 * grid, 0.4 * grid], axis=-1)
+    changed = False
+    for seed in range(8):
+        moved, (same,) = augment_planes(colour, ((mask, 0),), AUGMENTATIONS[name], np.random.default_rng(seed))
+        assert (moved.shape, moved.dtype, same.shape) == (colour.shape, np.float32, mask.shape)
+        assert 0 <= moved.min() <= moved.max() <= 1
+        changed = changed or not np.array_equal(moved, colour)
+    assert changed is (name != "none")
+
+
+def test_colour_jitter_changes_hues_and_leaves_places() -> None:
+    grid, mask = marked()
+    colour = np.stack([grid, 0.7 * grid, 0.4 * grid], axis=-1)
+    jitter = replace(NEVER, colour_probability=1.0, colour_fraction=0.1)
+    moved, (same,) = augment_planes(colour, ((mask, 0),), jitter, np.random.default_rng(0))
+    assert np.array_equal(same, mask)
+    factors = (moved / colour).reshape(-1, 3)
+    assert np.allclose(factors[1:], factors[:-1], atol=1e-5) or moved.max() == 1
+    assert len(np.unique(factors[0].round(3))) > 1
+    grey, _ = augment(grid, mask, jitter, np.random.default_rng(0))
+    assert np.array_equal(grey, grid)
+
+
+def test_planes_get_their_own_values_from_outside() -> None:
+    grid, _ = marked()
+    labels = np.full(grid.shape, 3, np.uint8)
+    shift = replace(NEVER, affine_probability=1.0, shift_fraction=0.3, rotate_deg=0, scale_fraction=0)
+    planes = ((labels, 255), (np.ones(grid.shape, bool), 0))
+    _, (moved, valid) = augment_planes(grid, planes, shift, np.random.default_rng(2))
+    assert (moved.dtype, valid.dtype) == (np.uint8, np.bool_)
+    assert set(np.unique(moved)) == {3, 255}
+    assert np.array_equal(moved == 255, ~valid)
 
 
 def test_brightness_leaves_black_background_black() -> None:

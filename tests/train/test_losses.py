@@ -109,6 +109,9 @@ def test_cross_entropy_of_pictures() -> None:
     found, valid = torch.tensor([[0.0, 0.0], [0.0, math.log(3)]]), torch.ones(2, 1, 1, 1, dtype=torch.bool)
     expected = (math.log(2) + math.log(4 / 3)) / 2
     assert value("cross_entropy", found, torch.tensor([0, 1]), valid) == pytest.approx(expected)
+    weighted = (3 * math.log(2) + 0.5 * math.log(4 / 3)) / 2
+    config = TrainConfig(loss="cross_entropy", class_weights=(3.0, 0.5))
+    assert float(loss_of(found, torch.tensor([0, 1]), valid, config)) == pytest.approx(weighted)
 
 
 def test_heads_are_averaged() -> None:

@@ -132,6 +132,38 @@ def test_half_precision_is_recorded(phantoms: PhantomSet, tmp_path: Path) -> Non
     assert np.isfinite(float(log[0]["train_loss"]))
 
 
+def test_fp16_needs_a_gpu(phantoms: PhantomSet, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(UsageError, match="fp16 needs a GPU"):
+        limited(phantoms, tmp_path, precision="fp16")
+
+
+@pytest.mark.parametrize(
+    ("spec", "loss", "words"),
+    [
+        (TISSUE, "tversky", "'tversky' is not for multiclass; it learns by ce_dice"),
+        (PICTURE, "ce_dice", "'ce_dice' is not for classification"),
+        (tiny_spec(), "cross_entropy", "'cross_entropy' is not for segmentation; it learns by tversky_bce"),
+    ],
+)
+def test_losses_of_another_task_are_refused(spec: ModelSpec, loss: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        fit([], spec, tiny_config(loss=loss), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_critics_judge_masks_only(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'adv_multiscale' is not for prompted"):
+        fit([], boxed(), tiny_config(loss="adv_multiscale"), tmp_path)
+
+
+def test_class_weights_need_one_for_each_class(tmp_path: Path) -> None:
+    config = tiny_config(loss="cross_entropy", class_weights=(1.0, 2.0))
+    with pytest.raises(UsageError, match="class_weights has 2 values for 3 classes"):
+        fit([], PICTURE, config, tmp_path)
+
+
 def test_minutes_end_training_and_more_minutes_go_on(phantoms: PhantomSet, tmp_path: Path) -> None:
     short = 1e-6
     done, log = limited(phantoms, tmp_path, max_minutes=short, epochs=3)

@@ -40,7 +40,7 @@ def test_contradictions_are_refused(changes: dict[str, object], words: str) -> N
 def test_settings_come_back_from_json() -> None:
     config = tiny_config(
         validation_kinds=("mass", "findings"), ignore_codes=(0, 7), betas=(0.9, 0.995), step_epochs=(3, 5),
-        max_minutes=1.5, augment=AUGMENTATIONS["histology"],
+        max_minutes=1.5, class_weights=(1.0, 2.0), augment=AUGMENTATIONS["histology"],
     )  # fmt: skip
     assert TrainConfig.from_dict(json.loads(config.to_json())) == config
 
@@ -68,4 +68,9 @@ def test_the_studys_augmentations() -> None:
     )  # fmt: skip
     assert probabilities == (0.5, 0.3, 0.05, 0.5, 0.2, 0.5)
     assert (study.shift_fraction, study.scale_fraction, study.rotate_deg) == (0.0625, 0.1, 45)
-    assert (study.brightness_contrast, study.clahe_clip_limit) == (0.2, 4.0)
+    assert (study.brightness_contrast, study.brightness_share, study.clahe_clip_limit) == (0.2, 1, 4.0)
+    assert study.blur_sigma == 3
+
+
+def test_settings_of_the_first_version_are_read() -> None:
+    assert TrainConfig.from_dict({"validation_kind": "findings"}).validation_kinds == ("findings",)

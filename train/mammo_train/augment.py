@@ -38,17 +38,20 @@ def augment_planes(
     if grid.shape[0] == grid.shape[1] and rng.random() < config.rotate90_probability:
         turns = int(rng.integers(1, 4))
         grid, moved = np.rot90(grid, turns), [np.rot90(plane, turns) for plane in moved]
+    if config.half_turn_probability and rng.random() < config.half_turn_probability:
+        grid, moved = np.rot90(grid, 2), [np.rot90(plane, 2) for plane in moved]
     if rng.random() < config.affine_probability:
         grid, moved = _affine(grid, [(plane, fill) for plane, (_, fill) in zip(moved, planes)], config, rng)
     if rng.random() < config.clahe_probability:
         grid = _equalised(np.ascontiguousarray(grid), config.clahe_clip_limit)
     if rng.random() < config.brightness_probability:
         limit = config.brightness_contrast
-        contrast, brightness = 1 + rng.uniform(-limit, limit), rng.uniform(-limit, limit)
+        contrast = 1 + rng.uniform(-limit, limit)
+        brightness = rng.uniform(-limit, limit) * config.brightness_share
         # Black padding and background stay black, as they do in a real exposure.
-        grid = np.where(grid > 0, grid * np.float32(contrast) + np.float32(brightness * 0.5), np.float32(0))
+        grid = np.where(grid > 0, grid * np.float32(contrast) + np.float32(brightness), np.float32(0))
     if rng.random() < config.blur_probability:
-        grid = cv2.GaussianBlur(np.ascontiguousarray(grid), (0, 0), rng.uniform(0.5, 2.0))
+        grid = cv2.GaussianBlur(np.ascontiguousarray(grid), (0, 0), rng.uniform(0.5, config.blur_sigma))
     if grid.ndim == 3 and rng.random() < config.colour_probability:
         grid = grid * (1 + rng.uniform(-config.colour_fraction, config.colour_fraction, 3)).astype(np.float32)
     grid = np.ascontiguousarray(np.clip(grid, 0, 1), np.float32)

@@ -27,13 +27,19 @@ class AugmentConfig:
     rotate_deg: float = 30.0
     brightness_probability: float = 0.5
     brightness_contrast: float = 0.25
-    """Largest change of brightness (added) and contrast (factor) on a 0..1 scale."""
+    """Largest change of contrast (a factor), and of brightness before `brightness_share`, on a 0..1 scale."""
+    brightness_share: float = 0.5
+    """Of `brightness_contrast`: the largest change of brightness (added)."""
     blur_probability: float = 0.1
+    blur_sigma: float = 2.0
+    """Largest; the smallest is 0.5 cells."""
     flip_probability: float = 0.5
     clahe_probability: float = 0.2
     clahe_clip_limit: float = 4.0
     rotate90_probability: float = 0.5
     """Only where the grid is square; a whole mammogram has an upright."""
+    half_turn_probability: float = 0.0
+    """Of a turn by 180 degrees, on any grid."""
     colour_probability: float = 0.0
     """Of a factor for each channel; colour pictures only."""
     colour_fraction: float = 0.1
@@ -54,11 +60,13 @@ AUGMENTATIONS: Mapping[str, AugmentConfig] = {
     # Study 004, E.5 of the specification: its library's defaults at that time.
     "seed_004": AugmentConfig(
         affine_probability=0.5, shift_fraction=0.0625, scale_fraction=0.1, rotate_deg=45, brightness_probability=0.3,
-        brightness_contrast=0.2, blur_probability=0.05, flip_probability=0.5, clahe_probability=0.2,
-        rotate90_probability=0.5, box_shift_fraction=0, box_scale_fraction=0,
+        brightness_contrast=0.2, brightness_share=1, blur_probability=0.05, blur_sigma=3, flip_probability=0.5,
+        clahe_probability=0.2, rotate90_probability=0.5, box_shift_fraction=0, box_scale_fraction=0,
     ),
-    # Study 003: flip x four rotations (of square grids only; others are flipped).
-    "seed_003": AugmentConfig(**{**_STILL, "flip_probability": 0.5, "rotate90_probability": 0.75}),
+    # Study 003: flip x four rotations, each as likely; an oblong grid knows two of them.
+    "seed_003": AugmentConfig(
+        **{**_STILL, "flip_probability": 0.5, "rotate90_probability": 0.75, "half_turn_probability": 0.5}
+    ),
     "histology": AugmentConfig(
         affine_probability=0, brightness_probability=0.5, blur_probability=0, clahe_probability=0,
         rotate90_probability=0.75, colour_probability=0.5, box_shift_fraction=0, box_scale_fraction=0,
@@ -94,6 +102,8 @@ class TrainConfig:
     """masked_bce: weight of mass pixels (study 003)."""
     tissue_weight: float = 0.1
     """masked_bce: weight of other breast pixels."""
+    class_weights: tuple[float, ...] = ()
+    """cross_entropy: one for each class; empty: all 1."""
     adversarial_weight: float = 0.01
     """Of the critics' opinion in the generator's loss."""
     critic_loss: str = "hinge"
@@ -174,6 +184,8 @@ class TrainConfig:
         Raises UsageError on unknown or contradictory settings.
         """
         known = dict(values)
+        if "validation_kind" in known:  # runs of the first version had one
+            known["validation_kinds"] = (known.pop("validation_kind"),)
         try:
             augment = known.get("augment", {})
             if isinstance(augment, str):
@@ -182,7 +194,15 @@ class TrainConfig:
                 known["augment"] = AUGMENTATIONS[augment]
             else:
                 known["augment"] = AugmentConfig(**augment)
-            for name in ("train_folds", "kinds", "validation_kinds", "ignore_codes", "betas", "step_epochs"):
+            for name in (
+                "train_folds",
+                "kinds",
+                "validation_kinds",
+                "ignore_codes",
+                "class_weights",
+                "betas",
+                "step_epochs",
+            ):
                 if name in known:
                     known[name] = tuple(known[name])
             return cls(**known)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -66,6 +66,14 @@ def synchronised(network: nn.Module) -> nn.Module:
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return converted
     return network
+
+
+def exchanged_at_last(called: nn.Module, last: bool) -> AbstractContextManager[None]:
+    """Exchange gradients of a `wrapped` network once a step, with the last part of a batch."""
+    if last or not isinstance(called, nn.parallel.DistributedDataParallel):
+        return nullcontext()
+    waiting: AbstractContextManager[None] = called.no_sync()
+    return waiting
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from mammo_train.config import TrainConfig
 from mammo_train.dataset import SampleSet, usable_rows
 from mammo_train.index import IndexRow, check_leaks
 from mammo_train.memory import memory_advice
-from mammo_train.objectives import OBJECTIVES, Batch, one
+from mammo_train.objectives import OBJECTIVES, Batch, check_loss, one
 from mammo_train.prompt_samples import EmbeddedSamples
 from mammo_train.prompted import prompted_sets
 from mammo_train.resume import Learner, Progress, identity_of
@@ -52,6 +51,7 @@ def fit(
     Returns the spec with its training record. Raises UsageError on leaks, empty folds, a run folder that belongs to
     other settings or unfit weights, MammoError when training diverges or memory runs out.
     """
+    check_loss(spec, config)
     if not allow_leak:
         check_leaks(rows)
     with distributed.joined(), memory_advice(config, spec):
@@ -138,6 +138,8 @@ def _limit(progress: Progress, config: TrainConfig) -> str:
 
 def precision_of(config: TrainConfig, device: torch.device) -> str:
     """Return the precision that forward and backward pass really use."""
+    if config.precision == "fp16" and device.type == "cpu":
+        raise UsageError("fp16 needs a GPU, which scales the loss against underflow; say bf16 or auto")
     if config.precision != "auto":
         return config.precision
     if device.type == "cpu":
@@ -225,12 +227,13 @@ def _train_epoch(learner: Learner, spec: ModelSpec, batches: Iterator[tuple[Batc
         for number, part in enumerate(parts):
             moved = [tensor.to(device) for tensor in part]
             share = len(part[0]) / whole
-            with _synchronised_at_last(called, number == len(parts) - 1):
+            with distributed.exchanged_at_last(called, number == len(parts) - 1):
                 with torch.autocast(device.type, half, enabled=precision != "fp32"):
                     outputs = objective.outputs(called, moved, config)
                 loss = objective.cost(outputs, moved, config)
                 if adversary is not None:
-                    judged.append((moved[0], outputs.float(), moved[1]))
+                    logits = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+                    judged.append((moved[0], logits.float(), moved[1]))
                     loss = loss + adversary.penalty(*judged[-1])
                 # Gradients are averaged over the processes; the factor makes that a sum of every part's share.
                 learner.scaler.scale(loss * share * distributed.world()).backward()
@@ -257,14 +260,6 @@ def _parts(batch: Batch, count: int) -> list[Batch]:
     """Split a batch into at most `count` parts of about equal size."""
     size = math.ceil(len(batch[0]) / count)
     return [[tensor[k : k + size] for tensor in batch] for k in range(0, len(batch[0]), size)]
-
-
-def _synchronised_at_last(called: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Exchange gradients between processes once a step, with the last part."""
-    if last or not isinstance(called, nn.parallel.DistributedDataParallel):
-        return nullcontext()
-    waiting: AbstractContextManager[None] = called.no_sync()
-    return waiting
 
 
 @torch.no_grad()

@@ -114,8 +114,12 @@ def ce_dice(logits: torch.Tensor, target: torch.Tensor, valid: torch.Tensor, con
 
 
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor, valid: torch.Tensor, config: TrainConfig) -> torch.Tensor:
-    """Return the cross-entropy of picture classes (study 002's VGG-16)."""
-    return F.cross_entropy(logits, target)
+    """Return the cross-entropy of picture classes (study 002's VGG-16), weighted by `class_weights`, mean of pictures.
+
+    The mean is over pictures, not over weights, so that parts of a batch add up to the whole.
+    """
+    weights = torch.tensor(config.class_weights, device=logits.device) if config.class_weights else None
+    return F.cross_entropy(logits, target, weights, reduction="sum") / len(target)
 
 
 LOSSES: Mapping[str, Loss] = {

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from mammo_runtime.errors import UsageError
 from mammo_runtime.overlap import dice
-from mammo_runtime.spec import Task
+from mammo_runtime.spec import ModelSpec, Task
+from mammo_train.adversarial import ADVERSARIAL
 from mammo_train.config import TrainConfig
 from mammo_train.confusion import confusion, macro
-from mammo_train.losses import IGNORE, loss_of
+from mammo_train.losses import IGNORE, LOSSES, loss_of
 from mammo_train.models.prompted import PromptedNetwork
 from mammo_train.prompted import freeze, prompted_cost, prompted_details, prompted_outputs
 
@@ -100,6 +102,24 @@ OBJECTIVES: Mapping[Task, Objective] = {
         _prepare_prompted, prompted_outputs, prompted_cost, prompted_details, _mean, "mean Dice with true boxes"
     ),
 }
+
+
+def check_loss(spec: ModelSpec, config: TrainConfig) -> None:
+    """Raise UsageError when the loss does not teach this task, or weighs another number of classes."""
+    able = _PER_TASK.get(spec.task, tuple(name for name in LOSSES if name not in ("ce_dice", "cross_entropy")))
+    if spec.task is Task.PROMPTED:
+        able = tuple(name for name in able if name not in ADVERSARIAL)
+    if config.loss not in able:
+        raise UsageError(f"the loss {config.loss!r} is not for {spec.task.value}; it learns by {', '.join(able)}")
+    if config.class_weights and len(config.class_weights) != len(spec.classes):
+        raise UsageError(f"class_weights has {len(config.class_weights)} values for {len(spec.classes)} classes")
+
+
+_PER_TASK: Mapping[Task, tuple[str, ...]] = {
+    Task.MULTICLASS: ("ce_dice",),
+    Task.CLASSIFICATION: ("cross_entropy",),
+}
+"""Losses of the tasks that have classes; all others are for masks."""
 
 
 def one(outputs: Outputs, number: int) -> Outputs:
