@@ -21,13 +21,16 @@ LONGER: dict[str, str] = {}
 """"path" or "path::function" → why it may be longer. Preferably empty."""
 
 NEVER_AT_A_SITE = {
-    "torch", "torchvision", "onnx", "onnxscript", "safetensors", "matplotlib", "mammo_train", "mammo_export",
+    "torch", "torchvision", "onnx", "onnxscript", "safetensors", "matplotlib", "transformers", "timm",
+    "segmentation_models_pytorch", "mammo_train", "mammo_export",
 }  # fmt: skip
 HOMES: dict[str, tuple[str, ...]] = {
     "runtime/onnxruntime": ("backends/ort.py",),
     "runtime/jinja2": ("writers/report.py",),
     "runtime/pydicom": ("readers/dicom*.py", "readers/decod*.py", "readers/isolation.py", "phantom_dicom.py"),
     "train/matplotlib": ("pictures*.py",),
+    "train/transformers": ("models/prompted.py",),
+    "train/segmentation_models_pytorch": ("models/smp_networks.py",),
 }
 """Room/library → the only files of that room's package that import it: one heavy library, one file (or one family)."""
 

@@ -12,8 +12,9 @@ from typing import Any
 
 from mammo_runtime.errors import UsageError
 from mammo_runtime.mammogram import Modality
-from mammo_runtime.spec import CleaningStep, Fit, Scaling
+from mammo_runtime.spec import CleaningStep, Fit
 from mammo_train.presets import IMAGENET, UNIT, Preset
+from mammo_train.prompted import INPUTS
 
 BCSS_CLASSES = (
     "tumor", "stroma", "lymphocytic_infiltrate", "necrosis_or_debris", "glandular_secretions", "blood", "exclude",
@@ -82,17 +83,15 @@ _SAM = Preset(
 _PROMPTED: Mapping[str, Any] = {
     "loss": "dice_ce", "rate": 1e-4, "batch_size": 4, "kinds": BUSI_CLASSES[:2], "augment": "none"
 }  # fmt: skip
-_SAM_INPUT: Mapping[str, Any] = {
-    "height": 1024,
-    "width": 1024,
-    "fit": Fit.CORNER,
-    "mean": IMAGENET[0],
-    "std": IMAGENET[1],
-}
-_MEDSAM_INPUT: Mapping[str, Any] = {
-    "height": 1024, "width": 1024, "fit": Fit.STRETCH, "scaling": Scaling.MIN_MAX, "mean": UNIT[0], "std": UNIT[1]
-}  # fmt: skip
-_LITE_INPUT: Mapping[str, Any] = {**_MEDSAM_INPUT, "height": 256, "width": 256, "fit": Fit.CORNER}
+
+
+def _published(name: str) -> Mapping[str, Any]:
+    """Return how a prompted network was published to see pictures; its side follows from its width."""
+    seen = INPUTS[name]
+    return {"height": seen.height, "width": seen.width, "fit": seen.fit, "scaling": seen.scaling, "mean": seen.mean,
+            "std": seen.std}  # fmt: skip
+
+
 _VGG_INPUT: Mapping[str, Any] = {"height": 224, "width": 224, "mean": IMAGENET[0], "std": IMAGENET[1]}
 
 
@@ -209,31 +208,31 @@ PRESETS: Mapping[str, Mapping[str, Preset]] = {
     "sam_box": {
         "default": Preset(
             "Ours: rate 1e-4, batch 4.",
-            _SAM_INPUT,
+            _published("sam_box"),
             config={**_PROMPTED, "freeze_encoder": True},
             modality=Modality.ULTRASOUND,
         ),
-        "seed": replace(_SAM, full=_SAM_INPUT),
+        "seed": replace(_SAM, full=_published("sam_box")),
     },
     "medsam_box": {
         "default": Preset(
             "Ours: rate 1e-4, batch 4.",
-            _MEDSAM_INPUT,
+            _published("medsam_box"),
             config={**_PROMPTED, "freeze_encoder": True},
             modality=Modality.ULTRASOUND,
         ),
-        "seed": replace(_SAM, full=_MEDSAM_INPUT),
+        "seed": replace(_SAM, full=_published("medsam_box")),
     },
     "lite_medsam": {
         "default": Preset(
             "Encoder and mask decoder are trained, as MedSAM's authors do.",
-            _LITE_INPUT,
+            _published("lite_medsam"),
             config={**_PROMPTED, "freeze_encoder": False},
             modality=Modality.ULTRASOUND,
         ),
         "seed": replace(
             _SAM,
-            full=_LITE_INPUT,
+            full=_published("lite_medsam"),
             config={**_SAM.config, "freeze_encoder": False},
             note="Not in the study: LiteMedSAM as its edge variant, with the study's settings for SAM. " + _SAM.note,
         ),
