@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from mammo_runtime.errors import UsageError
 from mammo_train.index import masks
 from mammo_train.index.entry import Choice, Entry, Say, Truth, find_folder, missing
@@ -79,7 +81,7 @@ def _entry(
     if kind is None:
         # An empty mask file says that nothing is there; a broken one is told when the picture's turn comes.
         kind = "mass" if files and not _empty(files) else "normal"
-    return Entry(name, path, kind, patient, truth if kind != "normal" else None)
+    return Entry(name, path, kind, patient, truth)
 
 
 def _empty(files: Sequence[Path]) -> bool:
@@ -99,8 +101,10 @@ def _codes(files: Sequence[Path], shape: tuple[int, int]) -> Truth:
     """Return a mask of codes as it is. Raises ValueError unless it is one 8-bit grey picture."""
     if len(files) != 1:
         raise ValueError(f"it has {len(files)} code masks; one is needed")
-    stored = masks.mask_plane(masks.read_stored(files[0]))
-    if stored.dtype != "uint8":
-        raise ValueError(f"its code mask is {stored.dtype}, not 8 bit")
-    lossless = files[0].suffix.lower() == ".png"
-    return files[0] if lossless and stored.shape == shape and masks.read_stored(files[0]).ndim == 2 else stored
+    stored = masks.read_stored(files[0])
+    plane = masks.mask_plane(stored)
+    if plane.dtype != np.uint8:
+        raise ValueError(f"its code mask is {plane.dtype}, not 8 bit")
+    if not plane.any():
+        raise ValueError("its code mask is all 0: nothing to learn from")
+    return files[0] if files[0].suffix.lower() == ".png" and stored.shape == shape else plane

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,12 +27,25 @@ def read_stored(path: Path) -> np.ndarray:
         return _read_dicom(path)
     try:
         # Not imread: it fails on paths that are not ASCII on Windows.
-        stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+        with _quiet_opencv():
+            stored = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     except (OSError, cv2.error) as error:
         raise UnreadableImage(f"{path.name} cannot be read: {type(error).__name__}") from error
     if stored is None:
         raise UnreadableImage(f"{path.name} is no picture that can be decoded")
     return np.asarray(stored)
+
+
+@contextmanager
+def _quiet_opencv() -> Iterator[None]:
+    """Keep OpenCV's warnings about odd TIFF tags off the terminal: a collection has hundreds of the same."""
+    module: Any = getattr(getattr(cv2, "utils", None), "logging", cv2)
+    level = module.getLogLevel()
+    module.setLogLevel(0)
+    try:
+        yield
+    finally:
+        module.setLogLevel(level)
 
 
 def _read_dicom(path: Path) -> np.ndarray:
@@ -82,9 +97,11 @@ def binary_mask(plane: np.ndarray, lossy: bool) -> np.ndarray:
 
 
 def clean_file(path: Path, shape: tuple[int, int]) -> bool:
-    """Say whether a mask file can be used as it is: 8-bit grey, only 0 and 255, of the picture's size."""
+    """Say whether a mask file can be used as it is: 8-bit grey, 0 and 255 alone, not empty, of the picture's size."""
     stored = read_stored(path)
-    return stored.dtype == np.uint8 and stored.shape == shape and bool(((stored == 0) | (stored == 255)).all())
+    if stored.dtype != np.uint8 or stored.shape != shape:
+        return False
+    return bool(((stored == 0) | (stored == 255)).all() and stored.any())
 
 
 def united(masks: Iterable[np.ndarray], shape: tuple[int, int] | None = None) -> np.ndarray:

@@ -17,9 +17,10 @@ BITS = BLOCK * BLOCK - 1
 NEAR_BITS = 40
 """Pictures whose hashes differ in at most this many of `BITS` bits are taken for copies of one picture.
 
-Measured: BUSI's 190 known near-duplicate pairs lie at 0 to 62 bits, 98.9 % of them within 40; of its other 303,620
-pairs 19 lie within 40. Among 8,778 pairs of mini-MIAS films and 8,515 pairs of CDD-CESM pictures none lies below 54,
-so left and right breast, or two patients, are not mistaken for copies.
+Measured: BUSI's 190 known near-duplicate pairs lie at 0 to 62 bits, 188 of them within 40; grouped transitively all 190
+come together, and 22 of the other 303,620 pairs with them: the eight looked at are copies too. Between different
+mammograms the least distance is 54 (133 mini-MIAS films), 76 (66 DDSM films), 46 (131 CDD-CESM pictures) and 98 (57
+crops of masses): left and right breast, or two patients, are not mistaken for copies.
 """
 _FLAT = 1.0
 """Pictures with a smaller standard deviation in 8-bit levels are blank: their hash would be noise."""
