@@ -72,6 +72,12 @@ def test_other_pictures_than_the_presets(tmp_path: Path) -> None:
     assert recipe.config_for(wanted, None, {}).validation_kinds == ("benign", "malignant")
 
 
+def test_a_prompted_network_on_other_pictures_than_its_studys() -> None:
+    config = recipe.config_for(choices("sam_box", "seed", modality=Modality.MAMMOGRAPHY), None, {})
+    assert (config.kinds, config.validation_kinds) == (("mass", "findings", "normal"), ("mass",))
+    assert config.freeze_encoder
+
+
 def test_sizes(tmp_path: Path) -> None:
     half = presets.input_spec(presets.Wish(scale=0.5), preset("unet"), None, 3, 16)
     assert (half.height, half.width) == (256, 160)

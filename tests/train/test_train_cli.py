@@ -191,9 +191,9 @@ def test_check_index(phantoms: PhantomSet, tmp_path: Path) -> None:
 
 
 def test_input_presets() -> None:
-    full = presets.input_spec("full", None, presets.IMAGENET, 0.5, 32)
+    full = presets.input_spec(presets.Wish("full"), presets.Preset(), presets.IMAGENET, 3, 32)
     assert (full.height, full.width, full.breast_crop_margin, full.mean) == (512, 320, 0.02, (0.485, 0.456, 0.406))
-    roi = presets.input_spec("roi", None, presets.SYMMETRIC, 0.4, 32)
+    roi = presets.input_spec(presets.Wish("roi", roi_margin=0.4), presets.Preset(), None, 3, 32)
     assert (roi.height, roi.width, roi.breast_crop_margin, roi.roi_margin, roi.std) == (256, 256, None, 0.4, (0.5,) * 3)
     assert [(s.name, dict(s.parameters)) for s in roi.cleaning] == [
         ("stretch", {"low_percent": 1.0, "high_percent": 99.8})

@@ -32,12 +32,19 @@ def save_spec(run: Path, spec: ModelSpec) -> None:
     write_text(run / SPEC, json.dumps(spec.to_dict(), indent=1, sort_keys=True) + "\n")
 
 
+def load_spec(run: Path) -> ModelSpec:
+    """Return the spec of a finished run. Raises UsageError when there is none."""
+    if not (run / SPEC).is_file():
+        raise UsageError(f"{run} holds no {SPEC}; is it a finished run of `mammo-train fit`?")
+    return ModelSpec.from_dict(json.loads((run / SPEC).read_text(encoding="utf-8")))
+
+
 def load_model(run: Path) -> tuple[nn.Module, ModelSpec]:
     """Rebuild a trained network in eval mode with its spec. Raises UsageError when the run is not finished."""
     for name in (WEIGHTS, SPEC):
         if not (run / name).is_file():
             raise UsageError(f"{run} holds no {name}; is it a finished run of `mammo-train fit`?")
-    spec = ModelSpec.from_dict(json.loads((run / SPEC).read_text(encoding="utf-8")))
+    spec = load_spec(run)
     network = models.build_for(spec)
     network.load_state_dict(load_file(run / WEIGHTS))
     return network.eval(), spec

@@ -134,7 +134,9 @@ def train_config(
     values: dict[str, Any] = {"kinds": pictures.kinds, "validation_kinds": pictures.validation_kinds}
     if loss is not None:
         values["loss"] = loss
-    values |= preset.config
+    # Kinds are names of one sort of pictures: a preset's own mean nothing for another.
+    foreign = ("kinds", "validation_kinds") if modality not in (None, preset.modality) else ()
+    values |= {name: value for name, value in preset.config.items() if name not in foreign}
     frozen = values.pop("frozen_epochs", None)
     values |= stored_settings(file)
     values |= {name: value for name, value in given.items() if value is not None}

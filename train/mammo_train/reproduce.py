@@ -11,8 +11,8 @@ import csv
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from mammo_runtime.atomic import write_text
 from mammo_runtime.errors import MammoError, UsageError
 from mammo_runtime.machine import machine_record
 from mammo_runtime.mammogram import Modality
-from mammo_runtime.spec import ModelSpec, Task
-from mammo_train import checkpoint, models, presets, recipe, results
+from mammo_runtime.spec import ModelSpec
+from mammo_train import checkpoint, models, presets, recipe, results, run_data
 from mammo_train.config import TrainConfig
 from mammo_train.dataset import read_labelled
 from mammo_train.headline import headline
@@ -77,12 +77,14 @@ def reproduce(name: str, wanted: Reproduction, report: Report = print) -> list[d
     """
     if wanted.root is None and not wanted.tiny:
         raise UsageError("give the data with --root DIR, or --tiny for synthetic phantoms")
-    rows = []
-    for key, system in chosen_systems(name).items():
-        report(f"== {key}")
-        row = _row(key, system, wanted, report)
-        write_text(wanted.output / key / "row.json", json.dumps(row, indent=1) + "\n")
-        rows.append(row)
+    # The next system trains while the last one is exported and run, each in a process of its own.
+    with ThreadPoolExecutor(1) as beside:
+        waiting = []
+        for key, system in chosen_systems(name).items():
+            report(f"== {key}")
+            row = _trained(key, system, wanted, report)
+            waiting.append(beside.submit(_finished, row, wanted.output / key, report))
+        rows = [future.result() for future in waiting]
     stored = {row["system"]: row for row in read_rows(wanted.output)}
     table = [stored.get(key) or _blank_row(key, system, wanted) for key, system in chosen_systems("all").items()]
     write_table(wanted.output / "reproduction.json", table)
@@ -117,8 +119,8 @@ def _blank_row(key: str, system: System, wanted: Reproduction) -> dict[str, Any]
     }
 
 
-def _row(key: str, system: System, wanted: Reproduction, report: Report) -> dict[str, Any]:
-    """Take one system as far as it goes."""
+def _trained(key: str, system: System, wanted: Reproduction, report: Report) -> dict[str, Any]:
+    """Train and evaluate one system; whatever stops it becomes its row."""
     row = _blank_row(key, system, wanted)
     row |= {"why": "", "machine": {**machine_record(), "torch": _torch_version()}, "deviations": _deviations(wanted)}
     try:
@@ -126,39 +128,33 @@ def _row(key: str, system: System, wanted: Reproduction, report: Report) -> dict
     except UsageError as error:
         report(f"{key}: not trained: {error}")
         return {**row, "why": str(error)}
+    run = wanted.output / key / "run"
     try:
-        return {**row, **_reproduced(key, system, wanted, index, root, report), "status": "trained"}
+        choices = _choices(key, system, wanted)
+        config = _config(choices, wanted)
+        recipe.train(index, root, run, choices, config, report)
+        recipe.evaluate_run(run, config.test_fold, index, root, report)
+        return {**row, **_measured(run, config), "status": "trained"}
     except MammoError as error:
-        report(f"{key}: failed: {error}")
-        return {**row, "status": "failed", "why": str(error)}
+        return _failed(row, error, report)
 
 
-def _reproduced(
-    key: str,
-    system: System,
-    wanted: Reproduction,
-    index: Path,
-    root: Path,
-    report: Report,
-) -> dict[str, Any]:
-    """Train, evaluate, export and infer; returns what a row says of it. Raises MammoError."""
-    folder = wanted.output / key
-    run, started, spent = folder / "run", time.perf_counter(), _spent(folder)
-    choices = _choices(key, system, wanted)
-    config = _config(choices, wanted)
-    recipe.train(index, root, run, choices, config, report)
-    recipe.evaluate_run(run, config.test_fold, index, root, report)
-    seconds = round(spent + time.perf_counter() - started, 1)
-    report("exporting")
-    exported = _export(run, folder / "bundle")
-    report("inferring")
-    rows = [r for r in read_index(index, root) if r.fold == config.test_fold and r.kind in config.kinds]
-    return {
-        "trained_s": seconds,
-        **_measured(run, config),
-        "exported": exported,
-        "inferred": _infer(folder, run, rows),
-    }
+def _finished(row: dict[str, Any], folder: Path, report: Report) -> dict[str, Any]:
+    """Export a trained system and run it as a site would; writes and returns its row."""
+    if row["status"] == "trained":
+        try:
+            row = {**row, "exported": _export(folder / "run", folder / "bundle")}
+            row = {**row, "inferred": _infer(folder)}
+            report(f"{row['system']}: exported and run")
+        except MammoError as error:
+            row = _failed(row, error, report)
+    write_text(folder / "row.json", json.dumps(row, indent=1) + "\n")
+    return row
+
+
+def _failed(row: dict[str, Any], error: MammoError, report: Report) -> dict[str, Any]:
+    report(f"{row['system']}: failed: {error}")
+    return {**row, "status": "failed", "why": str(error)}
 
 
 def _network(system: System, wanted: Reproduction) -> dict[str, Any]:
@@ -209,9 +205,9 @@ def _data(modality: Modality, wanted: Reproduction) -> tuple[Path, Path]:
 
 def _measured(run: Path, config: TrainConfig) -> dict[str, Any]:
     """Return what the finished run measured, and with which settings."""
-    _, spec = checkpoint.load_model(run)
-    blocks = results.read_metrics(run)
+    spec, blocks = checkpoint.load_spec(run), results.read_metrics(run)
     return {
+        "trained_s": spec.training["epochs_s"],
         "measured": {
             "data": [f"{d['title']} ({d['images']} training pictures)" for d in spec.training["data"]],
             "validation": headline(blocks["validation"], config.validation_kinds),
@@ -240,13 +236,14 @@ def _export(run: Path, bundle: Path) -> dict[str, Any]:
     return {"verdict": gates["verdict"], "gates": gates["gates"]}
 
 
-def _infer(folder: Path, run: Path, rows: Sequence[IndexRow]) -> dict[str, Any]:
+def _infer(folder: Path) -> dict[str, Any]:
     """Run `mammo-infer` on test pictures as a site would; boxes, where the model needs them, come from the truth."""
-    _, spec = checkpoint.load_model(run)
-    needs_boxes = spec.task is Task.PROMPTED or spec.input.mode.value == "roi"
-    usable = [row for row in rows if row.mask is not None or not needs_boxes][:INFERRED]
+    spec, config = checkpoint.load_spec(folder / "run"), results.read_config(folder / "run")
+    index, root = run_data.read_data_json(folder / "run")
+    rows = [row for row in read_index(index, root) if row.fold == config.test_fold and row.kind in config.kinds]
+    usable = [row for row in rows if row.mask is not None or not spec.takes_boxes][:INFERRED]
     arguments = [str(row.image) for row in usable]
-    if needs_boxes:
+    if spec.takes_boxes:
         write_boxes(folder / "boxes.csv", usable)
         arguments += ["--boxes", str(folder / "boxes.csv")]
     output = folder / "inferred"
@@ -272,14 +269,6 @@ def _command(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
         raise MammoError(f"{module.split('.')[0]} ended with exit code {done.returncode}: {' '.join(last)}")
     return done
-
-
-def _spent(folder: Path) -> float:
-    """Return the seconds that earlier calls spent on a system."""
-    path = folder / "row.json"
-    if not path.is_file():
-        return 0.0
-    return float(json.loads(path.read_text(encoding="utf-8")).get("trained_s", 0.0))
 
 
 def _torch_version() -> str:
