@@ -126,9 +126,11 @@ def cbis(root: Path, layout: str = "tcia", cases: Sequence[Case] = CASES, older:
     """Write a fake CBIS-DDSM.
 
     Layouts: "tcia" (folders by UID, 1-1.dcm), "dated" (folders by date and description), "literal" (000000.dcm,
-    exactly as the tables say), "headers" (only the headers name the series), "kaggle" (JPEG).
+    exactly as the tables say), "headers" (only the headers name the series), "renamed" (dated, and the headers have
+    other UIDs), "kaggle" (JPEG), "kaggle_info" (JPEG in folders of other UIDs, named by dicom_info.csv).
     """
     tables: dict[str, list[dict[str, str]]] = {}
+    info: list[dict[str, str]] = []
     for case in cases:
         study = f"1.2.3.{case.patient}.{case.number}.{len(case.side_view)}.{len(case.table)}"
         series = {
@@ -147,19 +149,26 @@ def cbis(root: Path, layout: str = "tcia", cases: Sequence[Case] = CASES, older:
         order = {"full": 1, "mask": 1 if case.swapped or case.separate else 2, "crop": 2 if case.swapped else 1}
         pixels = {"full": case.pixels(), "crop": case.crop(), "mask": case.mask()}
         for what in ("full", "crop", "mask"):
-            _write_cbis(root, layout, case, what, paths[what], order[what], pixels[what])
+            place = _write_cbis(root, layout, case, what, paths[what], order[what], pixels[what])
+            description = {"full": "full mammogram images", "crop": "cropped images", "mask": "ROI mask images"}[what]
+            info.append({
+                "file_path": "", "image_path": f"CBIS-DDSM/{place.relative_to(root).as_posix()}",
+                "PatientID": paths[what].split("/")[0], "SeriesDescription": description,
+            })  # fmt: skip
         if case.swapped:
             paths["crop"], paths["mask"] = paths["mask"], paths["crop"]
         tables.setdefault(case.table, []).append(_cbis_line(case, paths, older))
     for name, rows in tables.items():
         abnormality, part = name.split("_")
-        folder = root / "csv" if layout == "kaggle" else root
+        folder = root / "csv" if layout.startswith("kaggle") else root
         folder.mkdir(parents=True, exist_ok=True)
         _write_csv(folder / f"{abnormality}_case_description_{part}_set.csv", rows)
+    if layout == "kaggle_info":
+        _write_csv(root / "csv/dicom_info.csv", info)
     return root
 
 
-def _write_cbis(root: Path, layout: str, case: Case, what: str, path: str, order: int, pixels: np.ndarray) -> None:
+def _write_cbis(root: Path, layout: str, case: Case, what: str, path: str, order: int, pixels: np.ndarray) -> Path:
     folder, study, series, _ = path.split("/")
     described = {"full": "full mammogram images", "crop": "cropped images", "mask": "ROI mask images"}[what]
     if not case.separate and what != "full":
@@ -168,15 +177,16 @@ def _write_cbis(root: Path, layout: str, case: Case, what: str, path: str, order
         "tcia": root / "CBIS-DDSM" / folder / study / series / f"1-{order}.dcm",
         "dated": root / "x" / folder / "07-20-2016-DDSM-NA-80627" / f"1.000000-{described}-12345" / f"1-{order}.dcm",
         "literal": root / folder / study / series / ("000001.dcm" if order == 2 else "000000.dcm"),
+        "renamed": root / "x" / folder / "07-20-2016-DDSM-NA-80627" / f"1.000000-{described}-12345" / f"1-{order}.dcm",
         "headers": root / "download" / f"{folder}-x".replace("_", "") / f"{described}{case.table}" / f"1-{order}.dcm",
         "kaggle": root / "jpeg" / series / f"1-{100 + order}.jpg",
+        "kaggle_info": root / "jpeg" / f"9{series}" / f"1-{100 + order}.jpg",
     }  # fmt: skip
     place = places[layout]
-    if layout == "kaggle":
+    if layout.startswith("kaggle"):
         grey = pixels if what == "mask" else (pixels // 200).astype(np.uint8)
-        write(place, cv2.merge([grey] * 3), [cv2.IMWRITE_JPEG_QUALITY, 90])
-    else:
-        write_dicom(place, pixels, series)
+        return write(place, cv2.merge([grey] * 3), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return write_dicom(place, pixels, series if layout != "renamed" else "")
 
 
 def _cbis_line(case: Case, paths: dict[str, str], older: bool) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from index_trees import index, lines, mini_mias, picture, write
+from index_trees import bcdr, bcss, busi, cbis, dmid, inbreast, index, lines, mini_mias, picture, write
 from mammo_runtime.errors import UsageError
+from mammo_runtime.mammogram import Modality
 from mammo_train.cli import main
 from mammo_train.data_notes import DATA_NOTES, data_record
+from mammo_train.dataset import read_codes, read_labelled, read_picture
 from mammo_train.index import read_index
 from mammo_train.index.near import NEAR_BITS, check_near, fingerprint, near_pairs
 from mammo_train.index.registry import COLLECTIONS
@@ -144,6 +147,23 @@ def test_masks_lie_beside_the_index_and_the_root_may_be_elsewhere(tmp_path: Path
     assert [path.name for path in (tmp_path / "b").iterdir() if path.name.startswith(".")] == []
     with output.open(newline="", encoding="utf-8") as stream:
         assert next(csv.reader(stream))[:5] == ["image", "mask", "patient", "kind", "fold"]
+
+
+@pytest.mark.parametrize(
+    ("collection", "tree"),
+    [("cbis_ddsm", cbis), ("inbreast", inbreast), ("dmid", dmid), ("busi", busi), ("bcdr", bcdr), ("bcss", bcss)],
+)
+def test_training_reads_what_was_indexed(tmp_path: Path, collection: str, tree: Callable[[Path], Path]) -> None:
+    root, output = tree(tmp_path / "data"), tmp_path / "out.csv"
+    assert index(collection, root, output).exit_code in (0, 3)
+    modality = Modality(COLLECTIONS[collection].modality)
+    for row in read_index(output, root):
+        if modality is Modality.HISTOPATHOLOGY:
+            labels = read_codes(row, read_picture(row, modality), (0,))
+            assert set(np.unique(labels)) == {*range(21), 255}
+        else:
+            labelled = read_labelled(row, modality)
+            assert labelled.mask.any() == (row.kind in ("mass", "findings", "benign", "malignant"))
 
 
 def test_a_leaking_index_is_refused_unless_allowed(tmp_path: Path) -> None:

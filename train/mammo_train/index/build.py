@@ -6,8 +6,8 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -69,9 +69,14 @@ def build_index(name: str, root: Path, output: Path, choice: Choice, say: Say) -
     if folder.is_dir():
         remove_partial(folder)
     read: list[_Read] = []
-    for number, entry in enumerate(entries, start=1):
+    known_files: dict[Path, str] = {}
+    for number, entry in enumerate(_named_apart(entries), start=1):
         try:
-            read.append(_read(entry, folder, Modality(choice.modality), note))
+            item = _read(entry, folder, Modality(choice.modality), note)
+            first = known_files.setdefault(item.image, entry.name)
+            if first != entry.name:
+                raise ValueError(f"its file {item.image.name} is that of {first}, which is kept")
+            read.append(item)
         except (ImageError, OSError, cv2.error, ValueError, MemoryError) as error:
             reason = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
             outcome.failures.append((entry.name, reason))
@@ -95,6 +100,16 @@ def build_index(name: str, root: Path, output: Path, choice: Choice, say: Say) -
             outcome.rows.append(values)
     _write(output, outcome.rows, "patient" if known else "group", root)
     return outcome
+
+
+def _named_apart(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """Yield the entries; a name that was there before gets a number, so that no mask overwrites another."""
+    seen: Counter[str] = Counter()
+    for entry in entries:
+        # Ignoring case, as some file systems do.
+        seen[entry.name.lower()] += 1
+        times = seen[entry.name.lower()]
+        yield entry if times == 1 else replace(entry, name=f"{entry.name}_again{times}")
 
 
 def _named(failures: Sequence[tuple[str, str]]) -> str:

@@ -1,4 +1,9 @@
-"""The index: a CSV with `image,mask,patient|group,fold,kind,pixel_spacing_mm`, paths relative to a root."""
+"""The index: a CSV with `image,mask,patient|group,fold,kind,pixel_spacing_mm`, paths relative to a root.
+
+Optional: `dataset` (a key of `DATA_NOTES`) and `split` ("seed": the folds share patients). Other columns only describe.
+Kinds of mammograms: mass; findings (the mask outlines masses and more); non_mass_findings; normal; unlocated (a mass is
+there, nobody says where). Of ultrasound: benign, malignant, normal. Of tissue: tissue.
+"""
 
 from __future__ import annotations
 
