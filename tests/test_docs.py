@@ -31,7 +31,8 @@ def help_of(*command: str) -> str:
 @pytest.mark.parametrize("line", [line for line in bash_lines() if line.startswith("mammo-")])
 def test_every_option_in_the_readme_exists(line: str) -> None:
     words = line.split()
-    subcommand = words[1:2] if words[0] == "mammo-train" else []
+    depth = 0 if words[0] != "mammo-train" else 2 if words[1] == "index" else 1
+    subcommand = words[1 : 1 + depth]
     text = help_of(words[0], *subcommand)
     options = [word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)]
     assert words
