@@ -14,6 +14,11 @@ from mammo_runtime.errors import ExitCode
 from mammo_train.command import guarded, progress
 from mammo_train.index.registry import COLLECTIONS, Collection
 
+_SPLITS = {
+    "patient": "patient: five folds, none of which share a patient",
+    "official": "official: the published parts",
+    "seed": "seed: the study's own, to reproduce it",
+}
 _OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "unit": click.option(
         "--unit", type=click.Choice(["image", "lesion"]), default="image", show_default=True,
@@ -71,7 +76,7 @@ def _command(name: str, collection: Collection) -> click.Command:
         click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path),
                      help="Index CSV; masks go to a folder beside it."),
         click.option("--split", type=click.Choice(collection.splits), default="patient", show_default=True,
-                     help="patient: five disjoint folds; official: the published parts; seed: the study's own."),
+                     help="; ".join(_SPLITS[name] for name in collection.splits) + "."),
         click.option("--seed", type=int, default=0, show_default=True, help="Of the folds."),
         *(_OPTIONS[option] for option in collection.options),
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from mammo_train.data_notes import DATA_NOTES
 Truth = Path | np.ndarray | None
 """A mask file that can be used as it is, a mask uint8 [rows, columns] to be written, or None: nothing to find."""
 Say = Callable[[str], None]
+DEPTH = 4
+"""Levels below the root that are searched for a collection's folders: archives unpack into two or three."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +72,24 @@ def missing(collection: str, root: Path, looked_for: str) -> UsageError:
 
 
 def find_folder(root: Path, *names: str) -> Path | None:
-    """Return the first folder (in name order) called one of `names`, ignoring case, at or below the root.
+    """Return the nearest folder called one of `names`, ignoring case: the root or at most `DEPTH` levels below it.
 
-    A folder that only holds a folder of its own name (as zip archives unpack) is entered.
+    A folder that holds a folder of its own name (as zip archives unpack) is entered.
     """
     wanted = {name.lower() for name in names}
-    below = (path for path in sorted(root.rglob("*")) if path.is_dir())
-    found = next((path for path in (root, *below) if path.name.lower() in wanted), None)
-    while found is not None:
-        inner = next((path for path in sorted(found.iterdir()) if path.is_dir() and path.name.lower() in wanted), None)
-        if inner is None:
-            return found
-        found = inner
+    level = [root]
+    for _ in range(DEPTH + 1):
+        found = next((folder for folder in level if folder.name.lower() in wanted), None)
+        if found is not None:
+            inner = next((folder for folder in _folders(found) if folder.name.lower() in wanted), None)
+            return inner or found
+        level = [folder for parent in level for folder in _folders(parent)]
     return None
+
+
+def _folders(parent: Path) -> list[Path]:
+    with os.scandir(parent) as listed:
+        return sorted(parent / entry.name for entry in listed if entry.is_dir() and not entry.name.startswith("."))
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
