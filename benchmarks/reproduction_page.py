@@ -23,8 +23,12 @@ Written by `benchmarks/reproduction_page.py` from `benchmarks/results/reproducti
 BCSS, which are not at hand, mostly with splits that share patients. Measured here: mini-MIAS and CDD-CESM mammograms
 (mass systems) and BUSI ultrasound (study 002), by the fixed splits that share no patient (BUSI: no near-duplicate
 group). Test = fold 0, never seen in training or selection; in brackets the 95 % bootstrap interval over patients or
-groups. Each system was trained for the time in its row on the machine named below, far less than its study's epochs: a
-row shows what this toolkit does with a network in that time, not what the network can do.
+groups. Each system was trained for the time in its row on the machine named below, far less than its study's epochs:
+a row shows what this toolkit does with a network in that time, not what the network can do. The fixed split of BUSI
+misses some near-duplicates: `mammo-train check-index --near` names 16 pairs of pictures that look alike across its
+folds, so BUSI's numbers are slightly too good; the split is kept so that they stay comparable. Where a row says
+"tiny" or a grid below the study's, that is what two CPU cores afford. Full-size SAM and MedSAM, and the L widths,
+need a GPU and the published weights, which were not at hand.
 Research use only, not a medical device.
 """
 
@@ -57,7 +61,7 @@ def _result_row(row: dict[str, Any]) -> str:
         return f"| {row['system']} | {network} | {reported} | {row['status']}: {row['why']} | – | – |"
     test = row["measured"]["test"]
     measured = "<br>".join(f"{name} {_value(value)}" for name, value in test["metrics"].items())
-    trained = f"{row['settings']['epochs']} epochs, {row['trained_s'] / 60:.0f} min, {row['settings']['input']}"
+    trained = f"{row['settings']['epochs']} epochs, {row['trained_s'] / 60:.1f} min, {row['settings']['input']}"
     return (
         f"| {row['system']} | {network} | {reported} | {measured} "
         f"| {test['n']} {test['item']}s ({test['n_patients']}) | {trained} |"
@@ -92,10 +96,16 @@ def _notes(row: dict[str, Any]) -> list[str]:
             f"threshold {settings['threshold']:g}; encoder weights {settings.get('encoder_weights', 'none')}",
             f"- Export: {exported['verdict']}; `mammo-infer`: {inferred['ok']} of {inferred['images']} test pictures, "
             f"exit code {inferred['exit_code']}, {inferred['backend']}",
+            f"- Differs from the preset: {_listed(row['deviations'])}",
             f"- Weights sha256 `{row['weights_sha256'][:16]}…`",
             "",
         ]
     return lines
+
+
+def _listed(deviations: dict[str, Any]) -> str:
+    changed = {k: v for k, v in deviations.items() if v not in (None, False) and (k, v) != ("scale", 1.0)}
+    return ", ".join(f"{name} {value}" for name, value in changed.items()) or "in nothing"
 
 
 def _machine(row: dict[str, Any]) -> str:

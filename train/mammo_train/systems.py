@@ -46,7 +46,7 @@ _CBIS = "CBIS-DDSM, whole images, 123 test images, not patient-disjoint"
 _CBIS_CROPS = "CBIS-DDSM, lesion crops, 123 test crops, not patient-disjoint"
 _BUSI = "BUSI ultrasound, own split"
 _BCDR = "BCDR-D01, 38 test images of 10 patients, pooled over breast pixels"
-_DMID = "DMID, whole images, split by image"
+_DMID = "DMID, whole images, split not stated"
 _S = {"width": "S"}
 
 
