@@ -90,6 +90,8 @@ SYSTEMS: Mapping[str, System] = {
                  {"accuracy": 0.954, "precision": 0.945, "sensitivity": 0.918, "dice": 0.9205}),)),
     "busi_unet": System("busi_unet", "002", "seed", Modality.ULTRASOUND, "full", (
         Reported("U-Net", _BUSI, {"mse_train": 0.0036, "mse_validation": 0.0200}),)),
+    # The study's ReLU output died here within six minutes of training (row above): the same network, trained our way.
+    "busi_unet_logits": System("busi_unet", "002 (our preset)", "default", Modality.ULTRASOUND),
     "vgg16_busi": System("vgg16_busi", "002", "seed", Modality.ULTRASOUND, "full", (
         Reported("VGG-16", _BUSI, {"accuracy_train": 0.9817, "accuracy_validation": 0.8780,
                                    "accuracy_validation_best": 0.9329, "accuracy_final": 0.8606},
