@@ -136,10 +136,12 @@ def roi_window(box: Box, margin: float, image_rows: int, image_columns: int) -> 
 
 
 def check_content(image: Mammogram, boxes: Sequence[Box] | None) -> None:
-    """Refuse what shows nothing. Raises UnsuitableImage for a picture of one grey value, UnusableBox for such a box."""
+    """Refuse what shows nothing. Raises UnsuitableImage for one grey value, UnusableBox for a black or tiny box."""
     if int(image.pixels.min()) == int(image.pixels.max()):
         raise UnsuitableImage("every pixel has the same grey value: there is no picture to judge")
     for box in boxes or ():
+        if min(box.width, box.height) < 1:
+            raise UnusableBox(f"{box} is smaller than a pixel: boxes are in pixels, not in fractions of the picture")
         part = part_inside(roi_window(box, 0.0, image.rows, image.columns), image.rows, image.columns)
         pixels = image.pixels[part.slices]
         if int(pixels.min()) == int(pixels.max()) == 0:

@@ -279,3 +279,9 @@ def test_parameters_that_crash_or_blind_are_refused(step: CleaningStep) -> None:
 def test_every_parameter_of_every_step_has_limits() -> None:
     parameters = {name for step in STEPS.values() for name in list(signature(step).parameters)[1:]}
     assert parameters == set(LIMITS)
+
+
+def test_boxes_in_fractions_of_the_picture_are_refused() -> None:
+    pixels = np.arange(48 * 48, dtype=np.uint16).reshape(48, 48)
+    with pytest.raises(UnusableBox, match="smaller than a pixel"):
+        check_content(Mammogram(pixels, 4095, "", ""), [Box(0.3, 0.4, 0.2, 0.1)])

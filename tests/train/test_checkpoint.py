@@ -11,7 +11,7 @@ import torch
 
 from mammo_runtime.errors import ModelRefused, UsageError
 from mammo_runtime.session import Session
-from mammo_runtime.spec import METADATA_KEY, ModelSpec
+from mammo_runtime.spec import METADATA_KEY, InputSpec, ModelSpec
 from mammo_train import checkpoint, models
 from mammo_train.torch_session import TorchSession
 from training_phantoms import tiny_spec
@@ -76,3 +76,18 @@ def test_torch_session_keeps_the_protocol(finished_run: Path) -> None:
         assert np.abs(one_by_one - probability).max() < 1e-5
     with pytest.raises(ModelRefused, match="closed"):
         session.run(batch)
+
+
+def test_a_damaged_run_is_named(tmp_path: Path) -> None:
+    network = models.build("busi_unet", width=models.TINY)
+    spec = ModelSpec("tiny", "busi_unet", {"width": models.TINY}, input=InputSpec(channels=1, mean=(0.5,), std=(0.5,)))
+    checkpoint.save_spec(tmp_path, spec)
+    checkpoint.save_model(tmp_path, network.state_dict())
+    checkpoint.load_model(tmp_path)
+    weights = tmp_path / checkpoint.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UsageError, match=r"model.safetensors is damaged"):
+        checkpoint.load_model(tmp_path)
+    (tmp_path / checkpoint.SPEC).write_text("{")
+    with pytest.raises(UsageError, match=r"spec.json is damaged"):
+        checkpoint.load_spec(tmp_path)

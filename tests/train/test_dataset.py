@@ -245,3 +245,12 @@ def test_what_does_not_fit_into_memory_is_read_again(phantoms: PhantomSet, monke
     for _ in range(2):
         for k, wanted in enumerate(expected):
             assert all(torch.equal(a, b) for a, b in zip(samples[k], wanted, strict=True))
+
+
+def test_a_mask_that_would_read_as_empty_is_refused(phantoms: PhantomSet, tmp_path: Path) -> None:
+    """0 and 1, or tissue codes, are no 0 and 255: "no lesion" would be learnt from a picture with one."""
+    row = next(r for r in phantoms.rows() if r.mask is not None)
+    stored = cv2.imread(str(row.mask), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "mask.png"), stored // 255)
+    with pytest.raises(UsageError, match="up to 1 and would read as empty"):
+        read_labelled(replace(row, mask=tmp_path / "mask.png"))

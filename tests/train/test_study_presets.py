@@ -102,3 +102,21 @@ def test_unknown_presets_and_the_tissue_codes() -> None:
     assert preset("smp:Unet/resnet18").modality is Modality.MAMMOGRAPHY
     assert len(BCSS_CLASSES) == 21
     assert BCSS_CLASSES[6] == "exclude"  # code 7
+
+
+@pytest.mark.parametrize("name", ["sam_box", "medsam_box", "lite_medsam", "vgg16_busi"])
+def test_published_weights_see_pictures_as_they_were_published(name: str, tmp_path: Path) -> None:
+    """A weights file once made every network see 2x - 1, whatever its weights were trained with."""
+    weights = tmp_path / "published.safetensors"
+    network = {"width": models.TINY}
+    with_file = recipe.Choices(name, "run", network=network, encoder_weights=str(weights))
+    without = recipe.Choices(name, "run", network=network)
+    config = recipe.config_for(without, None, {})
+    seen = recipe.spec_for(with_file, [], tmp_path, config, weights).input
+    assert seen == recipe.spec_for(without, [], tmp_path, config, None).input
+
+
+def test_a_network_of_masks_marks_one_class(tmp_path: Path) -> None:
+    wanted = recipe.Choices("busi_unet", "run", classes=("a", "b"))
+    with pytest.raises(UsageError, match="marks one class, not 2"):
+        recipe.spec_for(wanted, [], tmp_path, recipe.config_for(wanted, None, {}), None)

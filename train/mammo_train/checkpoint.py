@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -33,20 +33,31 @@ def save_spec(run: Path, spec: ModelSpec) -> None:
 
 
 def load_spec(run: Path) -> ModelSpec:
-    """Return the spec of a finished run. Raises UsageError when there is none."""
+    """Return the spec of a finished run. Raises UsageError when there is none, or a damaged one."""
     if not (run / SPEC).is_file():
         raise UsageError(f"{run} holds no {SPEC}; is it a finished run of `mammo-train fit`?")
-    return ModelSpec.from_dict(json.loads((run / SPEC).read_text(encoding="utf-8")))
+    try:
+        values = json.loads((run / SPEC).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{run / SPEC} is damaged ({error}); get the run again from where it was trained") from error
+    return ModelSpec.from_dict(values)
 
 
 def load_model(run: Path) -> tuple[nn.Module, ModelSpec]:
-    """Rebuild a trained network in eval mode with its spec. Raises UsageError when the run is not finished."""
+    """Return a trained network in eval mode and its spec. Raises UsageError when the run is not finished or damaged."""
     for name in (WEIGHTS, SPEC):
         if not (run / name).is_file():
             raise UsageError(f"{run} holds no {name}; is it a finished run of `mammo-train fit`?")
     spec = load_spec(run)
     network = models.build_for(spec)
-    network.load_state_dict(load_file(run / WEIGHTS))
+    try:
+        network.load_state_dict(load_file(run / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"{run / WEIGHTS} is damaged or of another network than {SPEC} ({reason}); "
+            "get the run again from where it was trained"
+        ) from error
     return network.eval(), spec
 
 

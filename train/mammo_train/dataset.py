@@ -54,6 +54,11 @@ def read_labelled(row: IndexRow, modality: Modality = Modality.MAMMOGRAPHY) -> L
         if stored is None or stored.shape != (image.rows, image.columns):
             raise UsageError(f"the mask {row.mask} is unreadable or differs in size from its image {row.image}")
         mask = stored > 127
+        if not mask.any() and stored.any():
+            raise UsageError(
+                f"the mask {row.mask} holds values up to {int(stored.max())} and would read as empty: "
+                "a mask is white (255) on a lesion and black (0) elsewhere"
+            )
     return LabelledImage(row, image, mask, lesion_boxes(mask))
 
 

@@ -97,7 +97,10 @@ def spec_for(
     known, chosen = models.known(choices.architecture), preset(choices.architecture, choices.preset)
     statistics, encoder_name = None, "none"
     if encoder is not None:
-        statistics = presets.IMAGENET if choices.encoder_weights == "imagenet" else presets.SYMMETRIC
+        if choices.encoder_weights == "imagenet":
+            statistics = presets.IMAGENET
+        elif choices.architecture.startswith("mobilenetv2"):
+            statistics = presets.SYMMETRIC  # the file at hand comes from TensorFlow; others see pictures as published
         encoder_name = encoder.name
     if choices.initial is not None:
         _, parent = checkpoint.load_model(choices.initial)
@@ -108,6 +111,9 @@ def spec_for(
     if known.task is Task.PROMPTED:
         side, prompt = _prompt_of(choices.architecture, network)
         wish = replace(wish, size=(side, side))  # transformers fix their grid
+    classes = choices.classes or chosen.classes
+    if known.task in (Task.SEGMENTATION, Task.PROMPTED) and len(classes) != 1:
+        raise UsageError(f"{choices.architecture} marks one class, not {len(classes)}: give --classes one name")
     size = presets.input_spec(wish, chosen, statistics, known.channels, known.multiple)
     data = data_record(usable_rows(rows, size.mode, config.train_folds, config.kinds), root, choices.notes)
     try:
@@ -118,7 +124,7 @@ def spec_for(
             task=known.task,
             modality=choices.wish.modality or chosen.modality,
             input=size,
-            classes=choices.classes or chosen.classes,
+            classes=classes,
             activation=ACTIVATION_OF[known.task],
             prompt=prompt,
             training={"data": data, "preset": choices.preset},
