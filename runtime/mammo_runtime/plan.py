@@ -17,6 +17,7 @@ from mammo_runtime.result import OperatingPoint
 from mammo_runtime.session import SessionOptions
 from mammo_runtime.spec import ModelSpec, Precision
 from mammo_runtime.tasks import TASKS, check_point
+from mammo_runtime.writers.words import NOTHING_OF_THE_KIND
 
 PICTURES = ("mask", "overlay", "probability")
 """Kinds of pictures `--save` knows, in the order they are written."""
@@ -108,7 +109,7 @@ def notes_on_settings(settings: RunSettings, spec: ModelSpec) -> tuple[str, ...]
     """Return what was asked for and will not come, in words."""
     possible = TASKS[spec.task].pictures
     missing = [kind for kind in settings.save if kind not in possible]
-    return tuple(f"no {kind} pictures: {spec.task.value} models have none" for kind in missing)
+    return tuple(f"no {kind} pictures: {spec.task.value} {NOTHING_OF_THE_KIND}" for kind in missing)
 
 
 def settings_record(settings: RunSettings) -> dict[str, Any]:

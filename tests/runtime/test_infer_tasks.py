@@ -134,7 +134,10 @@ def test_a_prompted_model_with_mixed_boxes_and_a_picture_that_comes_again(
     # a.png, again.png and edge.png are one picture; white.png failed in the encoder.
     assert run_of(tmp_path / "out")["embeddings"] == {"encoder_runs": 2, "encoder_runs_saved": 2, "bytes": 3072}
     rows_of_a = [r for r in table(tmp_path / "out") if r["image"].endswith("/a.png")]
-    assert {r["predicted_iou"] for r in rows_of_a} == {"0.1562", "0.625"}
+    assert {(r["prompt_box"], r["predicted_iou"]) for r in rows_of_a} == {
+        *(("1", "0.1562"), ("2", "0.625"), ("3", "0.3906"))
+    }
+    assert [r["finding"] for r in rows_of_a if r["prompt_box"] == "3"] == [""]
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     for words in ("from given boxes", "Box 3: no mass marked by the model (predicted IoU 0.39)", "Predicted IoU"):
         assert words in report

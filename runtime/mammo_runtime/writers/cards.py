@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from mammo_runtime.writers.amounts import chance, share
 from mammo_runtime.writers.palette import css_colour
+from mammo_runtime.writers.tables import boxes_without_finding
 
 _LATERALITY = {"L": "Left", "R": "Right"}
 _OUTPUT_NAMES = {"mask": "Mask", "probability": "Probability map", "overlay": "Overlay"}
@@ -114,7 +115,7 @@ def _card(order: int, record: Record, jpeg: bytes | None, marks: bool) -> Card:
         error=str(record.get("error") or "No reason was recorded.") if not judged else "",
         facts=_image_facts(record),
         findings=[_finding_row(f) for f in findings],
-        missed_boxes=_missed_boxes(record, findings) if judged else [],
+        missed_boxes=_missed_boxes(record),
         classes=rows,
         absent=len(record.get("classes") or ()) - len(rows) if judged else 0,
         notes=[str(note) for note in record.get("notes") or ()],
@@ -169,15 +170,12 @@ def class_rows(classes: Sequence[Mapping[str, Any]]) -> list[ClassRow]:
     return sorted(rows, key=lambda row: -row.level)
 
 
-def _missed_boxes(record: Record, findings: Sequence[Mapping[str, Any]]) -> list[str]:
-    belongs = {f.get("prompt_box") for f in findings}
-    overlaps = record.get("box_predicted_iou") or ()
-    sentences = []
-    for number in range(1, len(record.get("boxes") or ()) + 1):
-        if number not in belongs:
-            expected = f" (predicted IoU {_probability(overlaps[number - 1])})" if overlaps else ""
-            sentences.append(f"Box {number}: no mass marked by the model{expected}")
-    return sentences
+def _missed_boxes(record: Record) -> list[str]:
+    told = record.get("box_predicted_iou") is not None
+    return [
+        f"Box {number}: no mass marked by the model" + (f" (predicted IoU {_probability(expected)})" if told else "")
+        for number, expected in boxes_without_finding(record)
+    ]
 
 
 def _peak(record: Record, findings: Sequence[Mapping[str, Any]]) -> float:

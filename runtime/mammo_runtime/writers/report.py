@@ -20,7 +20,7 @@ from mammo_runtime.atomic import whole_file
 from mammo_runtime.writers.cards import cards
 from mammo_runtime.writers.palette import css_colour
 from mammo_runtime.writers.tables import visible_text
-from mammo_runtime.writers.words import WORDS, TaskWords
+from mammo_runtime.writers.words import NOTHING_OF_THE_KIND, WORDS, TaskWords
 
 MAX_THUMBNAILS = 2000
 """A run with more images gets cards with links only: their pictures would make a page no browser opens."""
@@ -94,7 +94,7 @@ def _page(run: Mapping[str, Any], jinja: Environment) -> dict[str, Any]:
         "without_findings": max(0, counts["ok"] - counts["with_findings"]),
         "facts": _run_facts(run),
         "details": _run_details(run),
-        "notes": list(run.get("notes") or ()),
+        "notes": [(str(note), str(note).endswith(NOTHING_OF_THE_KIND)) for note in run.get("notes") or ()],
         "deidentified": bool(run.get("deidentified")),
     }
 

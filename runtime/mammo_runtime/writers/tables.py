@@ -3,6 +3,9 @@
 Both are UTF-8 (no byte order mark), lines end with a single line feed on every system, written while the records pass
 by, whole or not at all. The JSON lines are exact. In the CSV, control characters are shown as backslash escapes so that
 a row stays a row, and text a spreadsheet would take for a formula starts with an apostrophe; outlines are left out.
+
+The CSV has one row for each finding, and one with empty finding fields for each image without any. Where boxes were
+given, a box without a finding has a row of its own instead: only `prompt_box` and `predicted_iou` are filled then.
 """
 
 from __future__ import annotations
@@ -57,11 +60,27 @@ def visible_text(text: str) -> str:
 
 
 def results_csv_rows(records: Iterable[Record]) -> Iterator[dict[str, str]]:
-    """Yield the rows of results.csv as safe cells by `CSV_COLUMNS`: one per finding, at least one per image."""
+    """Yield the rows of results.csv as safe cells by `CSV_COLUMNS`.
+
+    One per finding, then one per box without a finding; at least one per image.
+    """
     for record in records:
-        shared = _image_cells(record)
-        for finding in record.get("findings") or [None]:
-            yield {**dict.fromkeys(CSV_COLUMNS, ""), **shared, **(_finding_cells(finding) if finding else {})}
+        shared = {**dict.fromkeys(CSV_COLUMNS, ""), **_image_cells(record)}
+        own = [_finding_cells(finding) for finding in record.get("findings") or ()]
+        for number, expected in boxes_without_finding(record):
+            own.append({"prompt_box": _cell(number), "predicted_iou": _cell(expected)})
+        for cells in own or [{}]:
+            yield {**shared, **cells}
+
+
+def boxes_without_finding(record: Record) -> list[tuple[int, float | None]]:
+    """Return (number from 1, predicted IoU or None) of each given box in which a judged image has no finding."""
+    if record.get("status") != "ok":
+        return []
+    found = {finding.get("prompt_box") for finding in record.get("findings") or ()}
+    boxes = record.get("boxes") or ()
+    expected = record.get("box_predicted_iou") or [None] * len(boxes)
+    return [(number, expected[number - 1]) for number in range(1, len(boxes) + 1) if number not in found]
 
 
 def write_results_csv(path: Path, records: Iterable[Record]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+NOTHING_OF_THE_KIND = "models have none"
+"""End of a run's note about pictures that its kind of model never makes: true, and nothing to worry about."""
+
 
 @dataclass(frozen=True)
 class TaskWords:
@@ -32,7 +35,7 @@ WORDS: Mapping[str, TaskWords] = {
         True,
         _MARKS + "The model does not search: somebody gave a box for each mass (the boxes file of the run), and only "
         "what is in a box was judged. Predicted IoU: how well the model itself expects its mask to overlap with the "
-        "truth; it is an estimate, not a measurement.",
+        "truth; it is an estimate, not a measurement, and not bounded: values below 0 or above 1 occur.",
     ),
     "multiclass": TaskWords(
         "Tissue class map report",

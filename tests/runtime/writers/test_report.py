@@ -345,6 +345,15 @@ def test_a_prompted_models_page_says_who_pointed_and_what_it_expects(tmp_path: P
     page = page_of(tmp_path, [shown], model=model)
     for words in (
         *("from given boxes", "Predicted IoU", "0.88", "Box 2: no mass marked by the model (predicted IoU 0.31)"),
-        *("boxes file", "ab (encoder), cd (decoder)", "The model does not search"),
+        *("boxes file", "ab (encoder), cd (decoder)", "The model does not search", "not bounded"),
     ):
         assert words in page.words
+    assert len(page.named("th", title="The model's own estimate; not bounded to 0 to 1")) == 1
+
+
+def test_a_note_that_means_nothing_bad_is_no_alarm(tmp_path: Path) -> None:
+    alarms = [
+        len(page_of(tmp_path, [], notes=notes).named("li", **{"class": "attention"}))
+        for notes in ([], ["no mask pictures: classification models have none"], ["No GPU was found."])
+    ]
+    assert alarms == [0, 0, 1]

@@ -179,6 +179,22 @@ def test_classes_in_one_cell() -> None:
     assert (row["predicted_class"], row["classes"]) == ("", "'=gland 0.25; stroma 0.75")
 
 
+def test_a_box_without_a_finding_keeps_its_row() -> None:
+    boxes = [[1, 1, 5, 5], [9, 9, 5, 5], [3, 3, 5, 5]]
+    one = finding(1, prompt_box=2, predicted_iou=0.5)
+    prompted = record(findings=[one], boxes=boxes, box_predicted_iou=[-0.0312, 0.5, 1.04])
+    roi = record(boxes=boxes[:2], box_predicted_iou=None)
+    failed = record(boxes=boxes, status="failed", error="cut off")
+    rows = list(results_csv_rows([prompted, roi, failed]))
+    told = [(r["finding"], r["area_px"], r["prompt_box"], r["predicted_iou"]) for r in rows]
+    assert told == [
+        *(("1", "900", "2", "0.5"), ("", "", "1", "-0.0312"), ("", "", "3", "1.04")),
+        *(("", "", "1", ""), ("", "", "2", "")),
+        ("", "", "", ""),
+    ]
+    assert all(r["image"] == "a.png" for r in rows)
+
+
 def test_a_prompted_finding_has_its_predicted_iou() -> None:
     one = finding(prompt_box=2, predicted_iou=0.87654321)
     (row,) = results_csv_rows([record(findings=[one], prompt_source="boxes file", decoder_sha256="ef" * 32)])
