@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mammo_runtime.embeddings import EmbeddingCache
-from mammo_runtime.errors import UnsuitableImage
+from mammo_runtime.errors import UnsuitableImage, UnusableBox
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.preprocess import prepare
 from mammo_runtime.result import OperatingPoint, Result
 from mammo_runtime.session import Session
 from mammo_runtime.spec import ModelSpec
-from mammo_runtime.tasks import MAX_BATCH, TASKS, Work, check_point
+from mammo_runtime.tasks import MAX_BATCH, MAX_BOXES, TASKS, Work, check_point
 
 __all__ = ["MAX_BATCH", "OperatingPoint", "Result", "segment"]
 
@@ -39,6 +39,8 @@ def segment(
     """
     if boxes is not None and not boxes:
         raise UnsuitableImage("no box is given for this image in the boxes file")
+    if boxes is not None and len(boxes) > MAX_BOXES:
+        raise UnusableBox(f"{len(boxes)} boxes are given for this image; at most {MAX_BOXES} are judged")
     point = point or OperatingPoint()
     check_point(spec, point)
     started = time.perf_counter()

@@ -23,6 +23,8 @@ from mammo_runtime.spec import NOT_FINITE, ModelSpec, Task
 
 MAX_BATCH = 4
 """Windows of one image that go through the model together: a CPU gains nothing from more, and each needs 70 MB."""
+MAX_BOXES = 256
+"""Of one image: more were not drawn by a person, and each needs a window or a map of its own in memory."""
 MAX_PROMPTS = 8
 """Boxes of one image that go through the decoder of a prompted model together."""
 SUM_TOLERANCE = 1e-3

@@ -12,6 +12,7 @@ from mammo_runtime.errors import InferenceFailed, UnsuitableImage, UnusableBox, 
 from mammo_runtime.mammogram import Box, Mammogram
 from mammo_runtime.segmenter import MAX_BATCH, OperatingPoint, segment
 from mammo_runtime.spec import InputMode
+from mammo_runtime.tasks import MAX_BOXES
 
 SIDE = 128
 FULL, ROI = echo_spec(), echo_spec(InputMode.ROI)
@@ -175,3 +176,8 @@ def test_a_meaningless_operating_point_is_refused(values: dict[str, float], area
     if area is not None:
         with pytest.raises(UsageError, match="minimum area"):
             OperatingPoint(min_area_px=area)
+
+
+def test_more_boxes_than_a_person_draws_fail_the_image() -> None:
+    with pytest.raises(UnusableBox, match=f"{MAX_BOXES + 1} boxes .* at most {MAX_BOXES}"):
+        segment(SPOT, EchoSession(), ROI, boxes=[Box(10, 10, 8, 8)] * (MAX_BOXES + 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +92,15 @@ def test_a_damaged_run_is_named(tmp_path: Path) -> None:
     (tmp_path / checkpoint.SPEC).write_text("{")
     with pytest.raises(UsageError, match=r"spec.json is damaged"):
         checkpoint.load_spec(tmp_path)
+
+
+def test_weights_of_another_run_and_a_changed_grid_are_refused(finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    spec = checkpoint.load_spec(tmp_path / "run")
+    checkpoint.save_spec(tmp_path / "run", replace(spec, input=replace(spec.input, height=72)))
+    with pytest.raises(UsageError, match="no multiple of 32"):
+        checkpoint.load_model(tmp_path / "run")
+    checkpoint.save_spec(tmp_path / "run", spec)
+    checkpoint.save_model(tmp_path / "run", models.build_for(spec).state_dict())
+    with pytest.raises(UsageError, match="do not belong together"):
+        checkpoint.load_model(tmp_path / "run")

@@ -253,3 +253,12 @@ def test_loader_processes_do_not_change_the_result(phantoms: PhantomSet, tmp_pat
         fit(phantoms.rows(), spec, tiny_config(epochs=2, workers=workers), tmp_path / str(workers), report=silent)
     first, second = ((tmp_path / str(w) / "model.safetensors").read_bytes() for w in (0, 1))
     assert first == second
+
+
+def test_a_changed_picture_is_another_run(tmp_path: Path) -> None:
+    own = write_phantoms(tmp_path / "data")
+    fit(own.rows(), tiny_spec(), tiny_config(epochs=1), tmp_path / "run", report=lambda _line: None)
+    picture = next(row.image for row in own.rows() if row.fold == 2)
+    picture.write_bytes(next(row.image for row in own.rows() if row.fold == 3).read_bytes() + b" ")
+    with pytest.raises(UsageError, match="other data or settings"):
+        fit(own.rows(), tiny_spec(), tiny_config(epochs=2), tmp_path / "run", report=lambda _line: None)

@@ -96,6 +96,24 @@ def test_a_prompted_networks_grid_is_its_own(tmp_path: Path) -> None:
     assert (spec.input.height, spec.prompt and spec.prompt.mask_side) == (64, 16)
 
 
+def test_a_presets_own_statistics_stay_and_a_parents_win() -> None:
+    stated = presets.input_spec(presets.Wish(), preset("mobilenetv2_resunet", "seed"), presets.SYMMETRIC, 3, 32)
+    assert (stated.mean, stated.std) == ((0.0,) * 3, (1.0,) * 3)  # the study scales to 0..1 all the same
+    ours = presets.input_spec(presets.Wish(), preset("mobilenetv2_resunet"), presets.IMAGENET, 3, 32)
+    assert ours.mean == presets.IMAGENET[0]
+    parent = presets.input_spec(presets.Wish(), preset("unet", "seed"), None, 3, 16, presets.SYMMETRIC)
+    assert parent.mean == (0.5,) * 3
+
+
+@pytest.mark.parametrize(
+    ("option", "reason"), [({"channels": 2}, "has no option channels"), ({"up": 3}, "is like 'transposed', not 3")]
+)
+def test_options_that_are_none_are_refused(option: dict[str, object], reason: str, tmp_path: Path) -> None:
+    wanted = recipe.Choices("unet", "n", network=option)
+    with pytest.raises(UsageError, match=reason):
+        models.build_for(recipe.spec_for(wanted, [], tmp_path, recipe.config_for(wanted, None, {}), None))
+
+
 def test_unknown_presets_and_the_tissue_codes() -> None:
     with pytest.raises(UsageError, match="default, seed"):
         preset("unet", "sead")

@@ -49,6 +49,16 @@ def load_model(run: Path) -> tuple[nn.Module, ModelSpec]:
         if not (run / name).is_file():
             raise UsageError(f"{run} holds no {name}; is it a finished run of `mammo-train fit`?")
     spec = load_spec(run)
+    if spec.parent_sha256 and spec.parent_sha256 != weights_sha256(run):
+        raise UsageError(
+            f"{run / WEIGHTS} and {SPEC} do not belong together: the training was interrupted, or a file was replaced. "
+            "Run `mammo-train fit` to its end, or get the run again from where it was trained"
+        )
+    multiple = models.known(spec.architecture).multiple
+    if spec.input.height % multiple or spec.input.width % multiple:
+        raise UsageError(
+            f"{run / SPEC} names a grid that is no multiple of {multiple}: it was changed after the training"
+        )
     network = models.build_for(spec)
     try:
         network.load_state_dict(load_file(run / WEIGHTS))

@@ -247,7 +247,8 @@ def _train_epoch(learner: Learner, spec: ModelSpec, batches: Iterator[tuple[Batc
     mean = float(np.mean(np.sum(distributed.gathered(losses), axis=0))) if losses else math.nan
     if not losses:
         raise UsageError(
-            f"no batch: {config.batch_size} samples a step are more than there are, or fewer than processes"
+            "no step can be taken: it needs at least two samples, one for each process; "
+            "take more pictures, or --batch 1 for a network without batch norm"
         )
     if not math.isfinite(mean):
         raise MammoError(

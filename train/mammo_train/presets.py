@@ -91,11 +91,19 @@ class Wish:
     roi_margin: float = 0.5
 
 
-def input_spec(wish: Wish, preset: Preset, statistics: Statistics | None, channels: int, multiple: int) -> InputSpec:
+def input_spec(
+    wish: Wish,
+    preset: Preset,
+    expected: Statistics | None,
+    channels: int,
+    multiple: int,
+    inherited: Statistics | None = None,
+) -> InputSpec:
     """Return the input of a network.
 
-    `statistics` are what the weights training starts from expect; None: the preset's, else 2x - 1. Raises UsageError
-    when the size is no multiple of `multiple`, or when the pictures offer no windows.
+    Its mean and standard deviation are those of the run it starts from (`inherited`), else the preset's own, else what
+    its encoder's weights expect, else 2x - 1. Raises UsageError when the size is no multiple of `multiple`, or when the
+    pictures offer no windows.
     """
     base = PICTURES[wish.modality or preset.modality]
     own = wish.modality in (None, preset.modality)
@@ -109,7 +117,8 @@ def input_spec(wish: Wish, preset: Preset, statistics: Statistics | None, channe
         raise UsageError(
             f"this model needs sides that are multiples of {multiple}: {height}x{width} is none, {near[0]}x{near[1]} is"
         )
-    mean, std = statistics or (values.get("mean", SYMMETRIC[0]), values.get("std", SYMMETRIC[1]))
+    own_statistics = (values["mean"], values["std"]) if "mean" in values else None
+    mean, std = inherited or own_statistics or expected or SYMMETRIC
     values |= {"height": height, "width": width, "channels": channels}
     values |= {"mean": _for_channels(mean, channels), "std": _for_channels(std, channels)}
     return InputSpec(InputMode(wish.mode), roi_margin=wish.roi_margin, **values)

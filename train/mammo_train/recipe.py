@@ -18,6 +18,7 @@ from mammo_train.data_notes import data_record, weights_licence
 from mammo_train.dataset import usable_rows
 from mammo_train.fit import fit as fit_network
 from mammo_train.index import IndexRow, read_index
+from mammo_train.run_lock import run_lock
 from mammo_train.study_presets import preset
 
 Report = Callable[[str], None]
@@ -78,6 +79,11 @@ def train(index: Path, root: Path, run: Path, choices: Choices, config: TrainCon
     wrong with index, folds, weights or the run folder.
     """
     models.known(choices.architecture)  # an unknown name is refused before anything is read or downloaded
+    with run_lock(run):
+        return _train(index, root, run, choices, config, report)
+
+
+def _train(index: Path, root: Path, run: Path, choices: Choices, config: TrainConfig, report: Report) -> list[str]:
     rows = read_index(index, root, choices.allow_leak)
     encoder = presets.encoder_file(choices.encoder_weights)
     spec = spec_for(choices, rows, root, config, encoder)
@@ -95,18 +101,21 @@ def spec_for(
 ) -> ModelSpec:
     """Return the spec of a model that shall be trained, with its data and licence but without results."""
     known, chosen = models.known(choices.architecture), preset(choices.architecture, choices.preset)
-    statistics, encoder_name = None, "none"
+    expected, inherited, encoder_name = None, None, "none"
     if encoder is not None:
-        if choices.encoder_weights == "imagenet":
-            statistics = presets.IMAGENET
-        elif choices.architecture.startswith("mobilenetv2"):
-            statistics = presets.SYMMETRIC  # the file at hand comes from TensorFlow; others see pictures as published
+        # The MobileNetV2 file at hand comes from TensorFlow; the other published encoders were trained by torchvision.
+        tensorflow = choices.encoder_weights != "imagenet" and choices.architecture.startswith("mobilenetv2")
+        expected = presets.SYMMETRIC if tensorflow else presets.IMAGENET
         encoder_name = encoder.name
     if choices.initial is not None:
         _, parent = checkpoint.load_model(choices.initial)
-        statistics = parent.input.mean, parent.input.std
+        inherited = parent.input.mean, parent.input.std
         encoder_name = str(parent.training.get("encoder_weights", "none"))
     network = {**chosen.network, **choices.network}
+    foreign = sorted(set(network) - {"width", *known.options})
+    if foreign:
+        own = ", ".join(known.options) or "none"
+        raise UsageError(f"{choices.architecture} has no option {', '.join(foreign)}; it has {own}")
     wish, prompt = choices.wish, None
     if known.task is Task.PROMPTED:
         side, prompt = _prompt_of(choices.architecture, network)
@@ -114,7 +123,7 @@ def spec_for(
     classes = choices.classes or chosen.classes
     if known.task in (Task.SEGMENTATION, Task.PROMPTED) and len(classes) != 1:
         raise UsageError(f"{choices.architecture} marks one class, not {len(classes)}: give --classes one name")
-    size = presets.input_spec(wish, chosen, statistics, known.channels, known.multiple)
+    size = presets.input_spec(wish, chosen, expected, known.channels, known.multiple, inherited)
     data = data_record(usable_rows(rows, size.mode, config.train_folds, config.kinds), root, choices.notes)
     try:
         return ModelSpec(

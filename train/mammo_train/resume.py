@@ -108,6 +108,9 @@ def identity_of(rows: Sequence[IndexRow], spec: ModelSpec, config: TrainConfig, 
     if config.schedule == "cosine":
         settings["epochs"] = config.epochs
     parts = [replace(spec, training={}, licence="").to_json(), json.dumps(settings, sort_keys=True)]
-    parts += [f"{r.image.name} {r.mask.name if r.mask else ''} {r.group} {r.fold} {r.kind}" for r in rows]
+    for row in rows:
+        files = [row.image] if row.mask is None else [row.image, row.mask]
+        digests = " ".join(file_sha256(path) for path in files)
+        parts.append(f"{digests} {row.group} {row.fold} {row.kind} {row.spacing_mm}")
     parts += [file_sha256(path) for path in weights]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -216,6 +216,11 @@ def build(
     unknown = sorted(set(options) - set(entry.options))
     if unknown:
         raise UsageError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(entry.options) or 'none'}")
+    for option, value in options.items():
+        default = entry.options[option]
+        numbers = isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool)
+        if type(value) is not type(default) and not numbers:
+            raise UsageError(f"the option {option} of {name} is like {default!r}, not {value!r}")
     return entry.build(
         channels=channels or entry.channels,
         classes=classes or entry.classes,
