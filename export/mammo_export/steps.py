@@ -73,7 +73,7 @@ def bundle_from_run(
     report(f"ONNX graph: {described}; comparing on {len(rows)} images")
     # On the CPU even where there is a GPU: convolutions there round to TF32, far beyond the limit.
     parity = _measure(TorchSession(network, trained), files, rows)
-    report(parity_line(parity))
+    report(parity_line(parity, trained, len(rows)))
     require_parity(parity)
     proven = _proven(files, parity)
     bundle = write_bundle(target, spec, {Precision.FP32.value: proven}, run, weights_sha256, overwrite)
@@ -110,7 +110,7 @@ def verify_bundle(folder: Path, run: Path | None, rows: Sequence[IndexRow], repo
     if checkpoint.weights_sha256(run) != bundle.spec.parent_sha256:
         raise ModelRefused(f"{folder} was not exported from {run} (other weights). Give its own run to --run")
     parity = _measure(TorchSession(network, trained), _stored(bundle, Precision.FP32), rows)
-    report(parity_line(parity))
+    report(parity_line(parity, trained, len(rows)))
     require_parity(parity)
     return parity
 
@@ -124,8 +124,9 @@ def files_from_network(network: nn.Module, spec: ModelSpec) -> Files:
     return Files(logits, add_activation(logits, spec))
 
 
-def parity_line(parity: Parity) -> str:
-    """Return the measurements in one line for people."""
+def parity_line(parity: Parity, spec: ModelSpec, chosen: int) -> str:
+    """Return the measurements in one line for people; `chosen`: how many images were asked for."""
+    changed = len(parity.changed_class) + len(parity.untied)
     measured = [
         ("logit error {:.1e} of the largest", parity.logit_error),
         ("embedding error {:.1e} of the largest", parity.embedding_error),
@@ -134,14 +135,25 @@ def parity_line(parity: Parity) -> str:
         ("mask pixels equal {:.4%} in the worst image", parity.equal_pixels),
         ("labels equal {:.4%} in the worst image", parity.equal_labels),
         (f"masks {{}} of {parity.windows}", parity.windows_with_mask),
-        ("different classes {}", parity.classes_seen),
+        (f"classes seen {{}} of {len(spec.classes)}, changed {changed}", parity.classes_seen),
         ("appeared {}", None if parity.windows_with_mask is None else len(parity.appeared)),
         ("vanished {}", None if parity.windows_with_mask is None else len(parity.vanished)),
         ("in a batch {:.1e}", parity.batch_difference),
         ("among other boxes {:.1e}", parity.box_difference),
     ]
     told = ", ".join(words.format(value) for words, value in measured if value is not None)
-    return f"parity on {parity.images} images: {told}"
+    # Only models that take boxes leave images out.
+    left = f" ({chosen - parity.images} without a lesion left out)" if chosen > parity.images else ""
+    return f"parity on {parity.images} images{left}: {told}{_coverage(parity, spec)}"
+
+
+def _coverage(parity: Parity, spec: ModelSpec) -> str:
+    """Return a warning where the images show so few of the classes that equal labels say little, else nothing."""
+    seen, known = parity.classes_seen, len(spec.classes)
+    if seen is None or known == 1 or (seen > 1 and 2 * seen >= known):
+        return ""
+    more = "other images (--fold, --index, a higher --limit) would prove more"
+    return f"; the network gave only {seen} of its {known} classes on these images: {more}"
 
 
 def _proven(files: Files, parity: Parity) -> ProvenGraph:

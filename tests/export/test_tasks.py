@@ -50,14 +50,37 @@ def test_a_true_graph_passes(proved: dict[Task, Parity], task: Task) -> None:
 @pytest.mark.parametrize(
     ("task", "words"),
     [
-        (Task.MULTICLASS, ("labels equal 100.0000%", "different classes 3")),
-        (Task.CLASSIFICATION, ("probability error", "different classes 3")),
-        (Task.PROMPTED, ("embedding error", "predicted IoU error", "masks 4 of 4", "among other boxes")),
+        (Task.MULTICLASS, ("labels equal 100.0000%", "classes seen 3 of 3, changed 0")),
+        (Task.CLASSIFICATION, ("probability error", "classes seen 3 of 3, changed 0")),
+        (
+            Task.PROMPTED,
+            (
+                "on 3 images (1 without a lesion left out): ",
+                "embedding error",
+                "predicted IoU error",
+                "masks 4 of 4",
+                "among other boxes",
+            ),
+        ),
     ],
 )
-def test_the_report_says_what_the_task_has(proved: dict[Task, Parity], task: Task, words: tuple[str, ...]) -> None:
-    line = parity_line(proved[task])
+def test_the_report_says_what_the_task_has(
+    proved: dict[Task, Parity], exported_tasks: dict[Task, Exported], task: Task, words: tuple[str, ...]
+) -> None:
+    line = parity_line(proved[task], exported_tasks[task].spec, 4)
     assert all(word in line for word in words), line
+    assert ("left out" in line) == (task is Task.PROMPTED)
+    assert "gave only" not in line
+
+
+@pytest.mark.parametrize(("seen", "told"), [(1, True), (2, False)])
+def test_the_report_warns_of_images_that_show_few_classes(
+    proved: dict[Task, Parity], exported_tasks: dict[Task, Exported], seen: int, told: bool
+) -> None:
+    spec = exported_tasks[Task.CLASSIFICATION].spec
+    line = parity_line(replace(proved[Task.CLASSIFICATION], classes_seen=seen, changed_class=("p0",)), spec, 4)
+    assert f"classes seen {seen} of 3, changed 1" in line
+    assert (f"the network gave only {seen} of its 3 classes" in line) is told
 
 
 @pytest.mark.parametrize(
