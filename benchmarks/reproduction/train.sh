@@ -19,20 +19,20 @@ fast() { echo "$here/$1.json"; }
 
 reproduce dense_unet_cropped 4 0.5
 reproduce attention_unet_cropped 4 0.5
-reproduce mobilenetv2_resunet 4 0.75 --encoder-weights "$encoder" --set "$(fast mobile)"
+reproduce mobilenetv2_resunet 3 0.75 --encoder-weights "$encoder" --set "$(fast mobile)"
 reproduce busi_unet 6 0.5 --set "$(fast busi)"
 reproduce msanet 3 0.5
 for system in sam_box medsam_box lite_medsam; do reproduce "$system" 1.5 1 --width tiny --set "$(fast prompted)"; done
 reproduce busi_unet_logits 5 0.5
-reproduce vgg16_busi 4 0.43 --option head=pool --set "$(fast vgg)"
+reproduce vgg16_busi 3 0.43 --option head=pool --set "$(fast vgg)"
 for system in connected_unet connected_dense_unet_cropped connected_attention_unet_cropped; do
-    reproduce "$system" 2.5 0.5
+    reproduce "$system" 2 0.5
 done
 reproduce cobos_dilated_exp3 2 0.35 --set "$(fast cobos)"
-reproduce resunet 2 0.5 --set "$(fast resunet)"
-reproduce mobilenetv2_unet 2.5 0.75 --encoder-weights "$encoder" --set "$(fast mobile)"
+reproduce resunet 1.5 0.5 --set "$(fast resunet)"
+reproduce mobilenetv2_unet 2 0.75 --encoder-weights "$encoder" --set "$(fast mobile)"
 reproduce connected_unetpp_cropped 3 0.5
 for system in cobos_vgg_exp1 cobos_vgg_exp2; do reproduce "$system" 1.5 0.35 --set "$(fast cobos)"; done
-for system in unet unetpp; do reproduce "$system" 2.5 0.5; done
+for system in unet unetpp; do reproduce "$system" 2 0.5; done
 reproduce bcss_unet_resnet34 1 1
 # The same networks on whole images (attention_unet, dense_unet, connected_…) need hours each for a number worth having.

@@ -86,10 +86,13 @@ main.add_command(index_command)
 @click.option("--option", "options", multiple=True, callback=_options, metavar="NAME=VALUE",
               help="Option of the network, see `mammo-train models --json`. Repeatable.")  # fmt: skip
 @click.option("--preset", default="default", show_default=True,
-              help="`seed` trains as the network's study did, oddities included.")  # fmt: skip
+              help="`seed` trains as the network's study did, oddities included; `models --json` lists each "
+              "network's.")  # fmt: skip
 @click.option("--modality", type=click.Choice(["mammography", "ultrasound", "histopathology"]),
               help="Kind of pictures. [default: the preset's]")  # fmt: skip
-@click.option("--classes", callback=_names, metavar="A,B,…", help="Names of the classes. [default: the preset's]")
+@click.option("--classes", callback=_names, metavar="A,B,…",
+              help="Names of the classes; of code masks: code 0 is ignored, code k is class k-1, and results are "
+                   "numbered from 0. [default: the preset's]")  # fmt: skip
 @click.option("--input", "mode", type=click.Choice(["full", "roi"]), default="full", show_default=True,
               help="Whole pictures, or a window round each mass.")  # fmt: skip
 @click.option("-o", "--output", "run", required=True, type=click.Path(file_okay=False, path_type=Path),
@@ -108,7 +111,12 @@ main.add_command(index_command)
 @click.option("--seed", type=click.IntRange(min=0), help="Same seed, same weights.")
 @click.option("--train-folds", callback=_folds, metavar="N,N,…", help="Folds to learn from. [default: 2,3,4]")
 @click.option("--validation-fold", type=int, help="Fold to select on. [default: 1]")
-@click.option("--config", "settings", type=FILE, help="JSON with fields of TrainConfig; options win over it.")
+@click.option(
+    "--config",
+    "settings",
+    type=FILE,
+    help="JSON with settings of training, as in any RUN/config.json; options win over it.",
+)
 @click.option("--roi-margin", type=click.FloatRange(min=0), default=0.5, show_default=True,
               help="Window side is (1 + 2·margin) times the box's.")  # fmt: skip
 @click.option("--name", help="Name in the spec. [default: the run folder's name]")
@@ -163,9 +171,12 @@ def models(as_json: bool, quiet: bool) -> None:
 
 
 @main.command()
-@click.argument("system")
-@click.option("--root", type=FOLDER, help="Data: splits/mammo_full.csv, splits/busi.csv, splits/bcss.csv below it.")
-@click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path),
+@click.argument("system", required=False)
+@click.option("--list", "listing", is_flag=True, help="Name the systems and stop.")
+@click.option("--root", type=FOLDER, help="Data: splits/mammo_full.csv, splits/busi.csv, splits/bcss.csv below it, "
+              "each with paths that start from here.")  # fmt: skip
+@click.option("--index", type=FILE, help="Index for one system, instead of the one below --root.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path),
               help="Folder of the runs and of reproduction.json; the same command goes on.")  # fmt: skip
 @click.option("--budget", "budget_min", type=click.FloatRange(min=0, min_open=True),
               help="Minutes of training for each system. [default: the study's epochs]")  # fmt: skip
@@ -178,12 +189,21 @@ def models(as_json: bool, quiet: bool) -> None:
 @click.option("--encoder-weights", type=FILE, help="MobileNetV2 encoder for the systems that start from one.")
 @click.option("--set", "settings", type=FILE, help="JSON with fields of TrainConfig over every preset's (recorded).")
 @_command
-def reproduce(system: str, settings: Path | None, quiet: bool, **given: Any) -> None:
+def reproduce(system: str | None, listing: bool, settings: Path | None, quiet: bool, **given: Any) -> None:
     """Train SYSTEM (or `all`) as its study did; evaluate, export and run it; one row of results each.
 
     OUT/reproduction.json holds reported and measured numbers side by side, each with what it was measured on. A system
-    whose data is not at hand gets a row that says so. Exit code 3 when some systems failed, 4 when all did.
+    whose data is not at hand gets a row that says so. With --tiny the numbers mean nothing. Exit code 2 when nothing
+    was trained for want of data, 3 when some systems failed, 4 when all did.
     """
+    if listing:
+        from mammo_train.systems import SYSTEMS
+
+        for name, known in SYSTEMS.items():
+            click.echo(f"{name:<34} study {known.study:<20} {known.architecture}, preset {known.preset}, {known.mode}")
+        return
+    if system is None or given["output"] is None:
+        raise click.UsageError("give a system (see --list) or `all`, and a folder with -o")
     from mammo_train import presets
     from mammo_train.reproduce import Reproduction, reproduce
 
@@ -196,6 +216,8 @@ def reproduce(system: str, settings: Path | None, quiet: bool, **given: Any) -> 
         )
         click.echo(f"{row['system']}: {row['status']}" + (f": {row['why']}" if row["why"] else f", {shown}"))
     failed = [row for row in rows if row["status"] == "failed"]
+    if not failed and all(row["status"] == "not trained" for row in rows):
+        sys.exit(ExitCode.USAGE)
     if failed:
         sys.exit(ExitCode.ALL_FAILED if len(failed) == len(rows) else ExitCode.SOME_FAILED)
 
@@ -207,10 +229,12 @@ def reproduce(system: str, settings: Path | None, quiet: bool, **given: Any) -> 
 @_command
 def check_index(index: Path, root: Path | None, near: bool, quiet: bool) -> None:
     """Check that an index is readable and that no patient and no picture stands in two folds."""
+    from mammo_train.grouping import common, counted, disjoint
     from mammo_train.index import check_leaks, read_index
 
     rows = read_index(index, root or index.parent)
     check_leaks(rows)
+    grouped_by = common(row.grouped_by for row in rows)
     if near:
         from mammo_train.index.near import check_near
 
@@ -218,9 +242,9 @@ def check_index(index: Path, root: Path | None, near: bool, quiet: bool) -> None
     for fold in sorted({row.fold for row in rows}) if not quiet else ():
         own = [row for row in rows if row.fold == fold]
         kinds = ", ".join(f"{sum(r.kind == kind for r in own)} {kind}" for kind in sorted({r.kind for r in own}))
-        patients = len({row.group for row in own})
-        click.echo(f"fold {fold}: {len(own)} pictures of {patients} patients or groups ({kinds})")
-    click.echo(f"no leak: {len(rows)} pictures, folds share no patient and no picture")
+        members = counted(len({row.group for row in own}), grouped_by)
+        click.echo(f"fold {fold}: {len(own)} pictures of {members} ({kinds})")
+    click.echo(f"no leak: {len(rows)} pictures, {disjoint(grouped_by)}")
 
 
 if __name__ == "__main__":

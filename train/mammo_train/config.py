@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from mammo_runtime.errors import UsageError
@@ -205,6 +205,10 @@ class TrainConfig:
             ):
                 if name in known:
                     known[name] = tuple(known[name])
+            unknown = sorted(set(known) - {f.name for f in fields(cls)})
+            if unknown:
+                settings = ", ".join(f.name for f in fields(cls))
+                raise UsageError(f"unknown training setting {', '.join(unknown)}; known: {settings}")
             return cls(**known)
         except TypeError as error:
             raise UsageError(f"unknown training setting: {error}") from error

@@ -53,6 +53,8 @@ class Reproduction:
     output: Path
     root: Path | None = None
     """Data; None with `tiny`."""
+    index: Path | None = None
+    """Index of one system's pictures; None: the one of `INDEXES` below `root`."""
     budget_min: float | None = None
     """Minutes of training for each system; None: the preset's epochs."""
     tiny: bool = False
@@ -75,12 +77,15 @@ def reproduce(name: str, wanted: Reproduction, report: Report = print) -> list[d
     Interrupted, the same call goes on: runs resume. A system that cannot be trained gets a row with the reason and the
     next one follows. Raises UsageError when the call itself makes no sense.
     """
+    systems = chosen_systems(name)
     if wanted.root is None and not wanted.tiny:
         raise UsageError("give the data with --root DIR, or --tiny for synthetic phantoms")
+    if wanted.index is not None and len(systems) > 1:
+        raise UsageError("--index is for one system; `all` takes the indexes below --root")
     # The next system trains while the last one is exported and run, each in a process of its own.
     with ThreadPoolExecutor(1) as beside:
         waiting = []
-        for key, system in chosen_systems(name).items():
+        for key, system in systems.items():
             report(f"== {key}")
             row = _trained(key, system, wanted, report)
             waiting.append(beside.submit(_finished, row, wanted.output / key, report))
@@ -194,7 +199,7 @@ def _data(modality: Modality, wanted: Reproduction) -> tuple[Path, Path]:
         root = wanted.output / "phantoms"
         return write_phantom_set(root, modality), root
     assert wanted.root is not None
-    index = wanted.root / INDEXES[modality]
+    index = wanted.index or wanted.root / INDEXES[modality]
     if not index.is_file():
         raise UsageError(
             f"no {modality.value} pictures are at hand (there is no {index}); "

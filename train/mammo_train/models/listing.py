@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mammo_train.models import ARCHITECTURES, Architecture, count_parameters
+from mammo_train.study_presets import PRESETS
 
 COLUMNS = ("name", "study", "input", "outputs", "widths", "task", "loss")
 
@@ -38,6 +39,7 @@ def _row(name: str, entry: Architecture) -> dict[str, Any]:
         "parameters": {width: count_parameters(name, width=width) for width in entry.widths},
         "loss": entry.loss,
         "options": dict(entry.options),
+        "presets": list(PRESETS.get(name, ("default",))),
     }
     if entry.critics is not None:
         image_and_mask = entry.channels + entry.classes
