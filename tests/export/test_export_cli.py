@@ -237,7 +237,8 @@ def test_verify_refuses_the_run_of_another_model(
     network, spec = checkpoint.load_model(tmp_path / "other")
     state = network.state_dict()
     checkpoint.save_model(tmp_path / "other", {**state, "head.bias": state["head.bias"] + 1})
-    checkpoint.save_spec(tmp_path / "other", replace(spec, name="other"))
+    own = checkpoint.weights_sha256(tmp_path / "other")
+    checkpoint.save_spec(tmp_path / "other", replace(spec, name="other", parent_sha256=own))
     code, _, errors = in_process("verify", bundle, "--run", tmp_path / "other")
     assert code == ExitCode.MODEL_REFUSED
     assert "other weights" in errors

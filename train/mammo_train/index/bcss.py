@@ -6,10 +6,8 @@ import re
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from mammo_runtime.errors import UsageError
-from mammo_train.index import masks
+from mammo_train.index.codes import code_plane
 from mammo_train.index.entry import Choice, Entry, Say, Truth, find_folder, missing
 
 REGIONS = 151
@@ -94,10 +92,9 @@ def _spacing(stem: str) -> float:
 def _truth(path: Path | None, shape: tuple[int, int]) -> Truth:
     if path is None:
         raise ValueError("it has no mask of its name")
-    stored = masks.read_stored(path)
-    plane = masks.mask_plane(stored)
-    if plane.dtype != np.uint8 or int(plane.max()) > HIGHEST_CODE:
+    plane, grey = code_plane(path)
+    if int(plane.max()) > HIGHEST_CODE:
         raise ValueError(f"its mask holds {plane.max()}; codes end at {HIGHEST_CODE}")
     if not plane.any():
         raise ValueError("its mask is all code 0: nothing to learn from")
-    return path if stored.ndim == 2 and stored.shape == shape else plane
+    return path if grey and plane.shape == shape else plane

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,14 +19,15 @@ from mammo_runtime.errors import ImageError, UsageError
 from mammo_runtime.mammogram import Modality
 from mammo_runtime.readers import ReadOptions, read_image
 from mammo_train.index import masks, near, split
+from mammo_train.index.codes import CodeCount
 from mammo_train.index.contract import LEAKING, read_index
 from mammo_train.index.entry import Choice, Entry, Say
 from mammo_train.index.registry import COLLECTIONS, Collection
 
 COLUMNS = ("image", "mask", "kind", "fold", "pixel_spacing_mm", "split", "dataset")
 DESCRIPTIVE = ("view", "laterality", "lesions", "pathology", "note")
-STEPS = 20
-"""Lines of progress over a whole collection."""
+STEPS, PAUSE_S = 10, 2.0
+"""At most so many lines of progress over a whole collection, and so much time between two of them."""
 
 
 @dataclass
@@ -36,6 +38,10 @@ class Outcome:
     failures: list[tuple[str, str]] = field(default_factory=list)
     """(picture, reason), in the order met."""
     notes: list[str] = field(default_factory=list)
+    codes: CodeCount = field(default_factory=CodeCount)
+    """Of tissue masks; of other collections nothing."""
+    known: bool = False
+    """Whether the collection says who the patients are."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ def build_index(name: str, root: Path, output: Path, choice: Choice, say: Say) -
         remove_partial(folder)
     read: list[_Read] = []
     known_files: dict[Path, str] = {}
+    progress = _Progress(len(entries), say)
     for number, entry in enumerate(_named_apart(entries), start=1):
         try:
             item = _read(entry, folder, Modality(choice.modality), note)
@@ -77,15 +84,16 @@ def build_index(name: str, root: Path, output: Path, choice: Choice, say: Say) -
             if first != entry.name:
                 raise ValueError(f"its file {item.image.name} is that of {first}, which is kept")
             read.append(item)
+            if entry.kind == "tissue" and item.mask is not None:
+                outcome.codes.add(masks.read_stored(item.mask))
         except (ImageError, OSError, cv2.error, ValueError, MemoryError) as error:
             reason = str(error) if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"
             outcome.failures.append((entry.name, reason))
             say(f"left out: {entry.name}: {reason}")
-        if number * STEPS // len(entries) > (number - 1) * STEPS // len(entries):
-            say(f"{number} of {len(entries)} pictures")
+        progress.reached(number)
     if not read:
         raise UsageError(f"none of {len(entries)} pictures could be used; the first: {_named(outcome.failures)}")
-    known = any(item.entry.patient for item in read)
+    known = outcome.known = any(item.entry.patient for item in read)
     units = _units(read, choice, known, note)
     folds = _folds(read, units, collection, choice, note)
     leaks = len({(unit, fold) for unit, fold in zip(units, folds) if fold is not None}) > len(
@@ -100,6 +108,21 @@ def build_index(name: str, root: Path, output: Path, choice: Choice, say: Say) -
             outcome.rows.append(values)
     _write(output, outcome.rows, "patient" if known else "group", root)
     return outcome
+
+
+class _Progress:
+    """Says now and then how far a collection was read, and always when it is done."""
+
+    def __init__(self, total: int, say: Say) -> None:
+        self._total, self._say = total, say
+        self._step, self._time = 0, time.monotonic()
+
+    def reached(self, number: int) -> None:
+        """Note that so many pictures were read."""
+        step, now = number * STEPS // self._total, time.monotonic()
+        if number == self._total or (step > self._step and now - self._time >= PAUSE_S):
+            self._step, self._time = step, now
+            self._say(f"{number} of {self._total} pictures")
 
 
 def _named_apart(entries: Sequence[Entry]) -> Iterator[Entry]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,14 +56,14 @@ def _command(name: str, collection: Collection) -> click.Command:
 
     @guarded
     def run(root: Path, output: Path, quiet: bool, **given: Any) -> None:
+        from mammo_train.index.advice import told
         from mammo_train.index.build import build_index
         from mammo_train.index.entry import Choice
 
         say = progress(quiet)
         choice = Choice(**{"modality": collection.modality, **given})
         outcome = build_index(name, root, output, choice, say)
-        kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(Counter(row["kind"] for row in outcome.rows).items()))
-        click.echo(f"{output}: {len(outcome.rows)} pictures ({kinds}), split {choice.split}")
+        click.echo("\n".join(told(output, root, outcome, choice, own=name == "folder")))
         if outcome.failures:
             click.echo(f"{len(outcome.failures)} pictures left out:", err=True)
             for picture, reason in outcome.failures:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from mammo_runtime.errors import UsageError
 from mammo_train.index import masks
+from mammo_train.index.codes import code_plane
 from mammo_train.index.entry import Choice, Entry, Say, Truth, find_folder, missing
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".pgm", ".dcm", ".dicom"}
@@ -98,13 +97,10 @@ def _mask(files: Sequence[Path], shape: tuple[int, int]) -> Truth:
 
 
 def _codes(files: Sequence[Path], shape: tuple[int, int]) -> Truth:
-    """Return a mask of codes as it is. Raises ValueError unless it is one 8-bit grey picture."""
+    """Return a mask of codes as it is. Raises ValueError, UnreadableImage unless it is one 8-bit grey picture."""
     if len(files) != 1:
         raise ValueError(f"it has {len(files)} code masks; one is needed")
-    stored = masks.read_stored(files[0])
-    plane = masks.mask_plane(stored)
-    if plane.dtype != np.uint8:
-        raise ValueError(f"its code mask is {plane.dtype}, not 8 bit")
+    plane, grey = code_plane(files[0])
     if not plane.any():
         raise ValueError("its code mask is all 0: nothing to learn from")
-    return files[0] if files[0].suffix.lower() == ".png" and stored.shape == shape else plane
+    return files[0] if files[0].suffix.lower() == ".png" and grey and plane.shape == shape else plane

@@ -100,8 +100,10 @@ COLLECTIONS: Mapping[str, Collection] = {
     "folder": Collection(
         "folder:entries",
         "Your own pictures: images/ with masks/ of equal names, or one folder for each class.",
-        "A mask may be called like its picture, or with _mask (_mask_1 …) behind the name. Without --patient "
-        "near-duplicates stay in one fold, which does not keep patients apart.",
+        "A mask may be called like its picture, or with _mask (_mask_1 …) behind the name. Masks of tissue "
+        "(--modality histopathology) are 8-bit grey code images, not colours: code 0 is ignored, code k is class k-1, "
+        "and results are numbered from 0. Without --patient near-duplicates stay in one fold, which does not keep "
+        "patients apart.",
         options=("patient_pattern", "modality"),
     ),
 }
