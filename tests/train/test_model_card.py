@@ -111,7 +111,7 @@ def test_a_multi_class_card(tmp_path: Path) -> None:
     codes[:, 20:] = 3
     card = card_of(label_model(), [label_row(tmp_path, "a", codes, 0 * codes)], ["tissue"])
     for phrase in (
-        "multiclass of tumor, stroma, fat in histopathology pictures; input is the whole picture",
+        "`none` gives every pixel one of 3 classes (tumor, stroma, fat) in histopathology pictures; input is the whole",
         "gives every pixel the likeliest of the classes above",
         "Threshold and least area: none: every pixel gets its likeliest class.",
         "**tissue**: 1 image of 1 patient",
@@ -129,7 +129,7 @@ def test_a_classifiers_card(tmp_path: Path) -> None:
     rows = [grey_row(tmp_path, f"i{k}", 60 * k, kind) for k, kind in enumerate(("normal", "benign", "malignant"))]
     card = card_of(class_model(), rows, ["normal", "benign", "malignant"])
     for phrase in (
-        "classification of normal, benign, malignant in ultrasound pictures",
+        "`none` gives a picture one of 3 classes (normal, benign, malignant) in ultrasound pictures",
         "it shows no place",
         "**all kinds**: 3 images of 3 patients",
         "| expected calibration error | ",
@@ -143,7 +143,10 @@ def test_a_prompted_card(tmp_path: Path) -> None:
     rows = [ellipse_row(tmp_path, f"i{k}", [(60, 60, 20 + k)], f"p{k}") for k in range(2)]
     card = card_of(box_model(), rows, ["benign"])
     for phrase in (
+        "`none` outlines mass in the boxes it is given in ultrasound pictures",
         "input is the whole picture and a box round each mass",
+        "The predicted IoU is a regression without bounds",
+        "| dice of filling the box (no model) | ",
         "it does not search",
         "there (boxes drawn round the truth: an upper bound",
         "| predicted IoU: mean absolute error | ",

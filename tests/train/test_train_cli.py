@@ -71,6 +71,10 @@ def test_fit_and_evaluate(fit_call: list[object], phantoms: PhantomSet, tmp_path
     assert fitted.exit_code == 0, fitted.output
     assert fitted.stdout.splitlines()[0].startswith("validation, mass: 2 images of 2 patients: mean Dice ")
     assert "epoch 1/1" in fitted.stderr
+    assert "  mean Dice 0." in fitted.stderr
+    assert fitted.stdout.endswith("training ended after epoch 1: all epochs asked for are done (1)\n")
+    again = call(*fit_call, "--data-note", "phantoms=made by tests", "--name", "mine", "--seed", 3)
+    assert "nothing left to train\n" in again.stderr
     _, spec = checkpoint.load_model(run)
     assert (spec.name, spec.input.height, spec.input.width) == ("mine", 64, 64)
     assert [step.name for step in spec.input.cleaning] == ["keep_breast", "stretch"]
@@ -180,7 +184,7 @@ def test_models_as_table_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_check_index(phantoms: PhantomSet, tmp_path: Path) -> None:
     good = call("check-index", phantoms.index, "--root", phantoms.root)
     assert good.exit_code == 0
-    assert "fold 0: 4 pictures of 2 patients or groups (1 findings, 2 mass, 1 normal)" in good.stdout
+    assert "fold 0: 4 pictures of 2 patients (1 findings, 2 mass, 1 normal)" in good.stdout
     assert good.stdout.endswith("no leak: 20 pictures, folds share no patient and no picture\n")
     leaking = tmp_path / "index.csv"
     leaking.write_text(phantoms.index.read_text().replace(",p3_0,3,mass", ",p0_0,3,mass"))

@@ -5,24 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from mammo_train.doubts import only_class
 from mammo_train.evaluate import measures
+from mammo_train.grouping import PATIENT, counted
 from mammo_train.metrics import amount, with_interval
 
 UNKNOWN_SIZE = "unknown spacing"
 """The size class of lesions in pictures without a spacing (`evaluate_masks.SIZES`)."""
+BASELINES = {
+    "baseline_dice_everything": "dice of marking everything (no model)",
+    "baseline_dice_box": "dice of filling the box (no model)",
+}
 EXTRA = {"lesion_sensitivity": "lesions touched by a finding", "false_findings_per_image": "false findings per picture"}
 SHOWN = {"precision": "precision", "recall": "recall", "dice": "Dice (= F1)", "iou": "IoU"}
 """Class metrics in tables: metric → heading."""
+UNBOUNDED = "The predicted IoU is a regression without bounds: it can be below 0 or above 1, and is no probability."
 CONFUSIONS = 3
 """Confusions of classes named as failure modes."""
 
 
-def table(kind: str, values: Mapping[str, Any]) -> str:
-    """Return a block of `metrics.json` as Markdown."""
+def table(kind: str, values: Mapping[str, Any], grouped_by: str = PATIENT) -> str:
+    """Return a block of `metrics.json` as Markdown; "n_patients" counts what the index is `grouped_by`."""
     sizes = amount(values["n"], values["item"])
     if values["item"] != "image":
         sizes += f" in {amount(values['n_images'], 'image')}"
-    sizes += f" of {amount(values['n_patients'], 'patient')}"
+    sizes += f" of {counted(values['n_patients'], grouped_by)}"
     return f"**{kind}**: {sizes}" + _TABLES[measures(values)](values)
 
 
@@ -38,16 +45,24 @@ def _overlap_table(values: Mapping[str, Any]) -> str:
     lines += ["", f"| measure | mean per {values['item']} | pooled |", "|---|---|---|"]
     for metric, pooled in values["pooled"].items():
         lines.append(f"| {metric} | {with_interval(values['per_image'][metric])} | {with_interval(pooled)} |")
+    for key, text in BASELINES.items():
+        if key in values:
+            lines.append(f"| {text} | {values[key]:.3f} | |")
     for key, text in EXTRA.items():
         if key in values:
             lines.append(f"| {text} | {with_interval(values[key])} | |")
     if "jittered_boxes" in values:
         moved = values["jittered_boxes"]["per_image"]["dice"]
         lines.append(f"| dice with boxes moved by 10 % | {with_interval(moved)} | |")
-    for key, value in values.get("predicted_iou", {}).items():
+    expected = values.get("predicted_iou", {})
+    for key, value in expected.items():
         if key != "n":
             lines.append(f"| predicted IoU: {key.replace('_', ' ')} | {with_interval(value)} | |")
+    if expected:
+        lines += ["", UNBOUNDED]
     lines += _breast_lines(values.get("breast_area"))
+    if set(values["by_size"]) <= {UNKNOWN_SIZE}:
+        return "\n".join(lines)
     lines += ["", "| lesion size | n | dice | iou |", "|---|---|---|---|"]
     for size, own in values["by_size"].items():
         lines.append(f"| {size} | {own['n']} | {with_interval(own['dice'])} | {with_interval(own['iou'])} |")
@@ -103,7 +118,7 @@ def _classes_table(values: Mapping[str, Any]) -> str:
     lines += [f"| {name} | {with_interval(value)} |" for name, value in rows.items()]
     lines += [
         "",
-        f"{calibration['definition']}.",
+        f"{calibration['definition']}." + _calibrated_by_share(values),
         "",
         "| class | n | AUC | precision | recall | F1 |",
         "|---|---|" + "---|" * 4,
@@ -112,6 +127,16 @@ def _classes_table(values: Mapping[str, Any]) -> str:
         shown = (values["auc"]["one_vs_rest"][row["name"]], row["precision"], row["recall"], row["f1"])
         lines.append(f"| {row['name']} | {row['truth']} | {' | '.join(with_interval(v) for v in shown)} |")
     return "\n".join(lines)
+
+
+def _calibrated_by_share(values: Mapping[str, Any]) -> str:
+    name = only_class(values)
+    if name is None:
+        return ""
+    return (
+        f" **Every picture is called {name}: a low calibration error only says that the probability given is near that "
+        "class's share of the pictures. It does not speak for the model.**"
+    )
 
 
 def _overlap_failures(values: Mapping[str, Any]) -> list[str]:

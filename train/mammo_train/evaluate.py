@@ -11,6 +11,7 @@ from mammo_runtime.machine import machine_record
 from mammo_runtime.spec import Task
 from mammo_train.evaluate_classes import classifier_blocks, label_blocks
 from mammo_train.evaluate_masks import mask_blocks
+from mammo_train.grouping import common
 from mammo_train.index import IndexRow
 from mammo_train.judge import Model
 
@@ -48,6 +49,7 @@ def evaluate(
         "mode": spec.input.mode.value,
         "threshold": spec.threshold,
         "min_area_cells": spec.min_area_cells,
+        "grouped_by": common(row.grouped_by for row in rows),
         "kinds": blocks,
         "backend": model.session.backend,
         "machine": machine_record(),

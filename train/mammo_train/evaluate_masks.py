@@ -12,6 +12,7 @@ import numpy as np
 
 from mammo_runtime.findings import components
 from mammo_runtime.mammogram import Box
+from mammo_runtime.overlap import dice
 from mammo_runtime.preprocess import roi_window
 from mammo_runtime.spec import Task
 from mammo_train.dataset import MIN_LESION_PX, LabelledImage
@@ -128,12 +129,22 @@ def _score_lesions(model: Model, row: IndexRow) -> Iterator[tuple[dict[str, Any]
         for box in (tight, jittered(tight, f"{row.name} {number}")):
             found = model.judge(labelled.image, [box])
             part = np.s_[:, :] if prompted else lesion_window(labelled, box, model.spec.input.roi_margin)
-            values = _overlap_row(row, count(found.mask[part], (own if prompted else labelled.mask)[part]))
+            truth = own if prompted else labelled.mask
+            values = _overlap_row(row, count(found.mask[part], truth[part]))
+            values["box_dice"] = dice(_filled(box, truth.shape)[part], truth[part])
             if found.box_predicted_iou is not None:
                 values["predicted_iou"] = found.box_predicted_iou[0]
             diameter = _diameter_mm(int(own.sum()), labelled)
             results.append({**values, "lesion": number, "findings": len(found.findings), "diameter_mm": diameter})
         yield results[0], results[1]
+
+
+def _filled(box: Box, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the box as a mask bool [rows, columns]: what needs no model."""
+    mask = np.zeros(shape, bool)
+    left, top = max(0, round(box.x)), max(0, round(box.y))
+    mask[top : round(box.y + box.height), left : round(box.x + box.width)] = True
+    return mask
 
 
 def _overlap_row(row: IndexRow, counts: Counts) -> dict[str, Any]:
@@ -182,8 +193,25 @@ def _overlap_block(rows: list[dict[str, Any]], item: str) -> dict[str, Any]:
             values = {m: ratio_interval([r[m] for r in own], [1] * len(own), groups) for m in ("dice", "iou")}
             by_size[size] = {"n": len(own), "n_patients": len(set(groups)), **values}
     n_images = len({row["image"] for row in rows})
-    items = [{k: v for k, v in row.items() if k not in ("counts", "breast")} for row in rows]
-    return {"measures": "overlap", "item": item, "n_images": n_images, **block, "by_size": by_size, "items": items}
+    items = [{k: v for k, v in row.items() if k not in ("counts", "breast", "box_dice")} for row in rows]
+    return {
+        "measures": "overlap",
+        "item": item,
+        "n_images": n_images,
+        **block,
+        **_baselines(rows),
+        "by_size": by_size,
+        "items": items,
+    }
+
+
+def _baselines(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the mean Dice of what needs no model: every pixel (of picture or window) marked, and each box filled."""
+    everything = [2 * row["truth_px"] / (row["truth_px"] + sum(row["counts"].values())) for row in rows]
+    found = {"baseline_dice_everything": round(float(np.mean(everything)), 4)}
+    if all("box_dice" in row for row in rows):
+        found["baseline_dice_box"] = round(float(np.mean([row["box_dice"] for row in rows])), 4)
+    return found
 
 
 def _picture_block(rows: list[dict[str, Any]], in_breast: bool) -> dict[str, Any]:

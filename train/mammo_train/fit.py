@@ -97,8 +97,9 @@ def _epochs(
 ) -> str:  # fmt: skip
     """Train until a limit is reached; everything is on disk after each epoch. Returns which limit it was."""
     progress, device = learner.progress, next(learner.network.parameters()).device
+    before = progress.epoch
     validated = models.build_for(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    while (stopped_by := distributed.agreed(_limit(progress, config))) == "":
+    while (stopped_by := distributed.agreed(progress.limit(config))) == "":
         started = time.perf_counter()
         frozen = _enter_epoch(learner, spec, config)
         loss = _train_epoch(learner, spec, _batches(sets[0], config, progress.epoch), config)
@@ -121,19 +122,10 @@ def _epochs(
         if distributed.rank() == 0:
             checkpoint.save_state(run, *learner.state(identity))
             write_text(run / "log.csv", progress.log_csv())
-        report(progress.line(config.epochs, seconds))
+        report(progress.line(config, seconds, OBJECTIVES[spec.task].score_name))
+    if progress.epoch == before:
+        report("nothing left to train")
     return str(stopped_by)
-
-
-def _limit(progress: Progress, config: TrainConfig) -> str:
-    """Return why training ends here, or "" when it goes on."""
-    if progress.epoch >= config.epochs:
-        return "epochs"
-    if progress.epoch - progress.best_epoch >= config.early_stop_patience:
-        return "early stop"
-    if progress.epoch and config.max_minutes is not None and progress.seconds >= 60 * config.max_minutes:
-        return f"max_minutes ({config.max_minutes:g})"
-    return ""
 
 
 def precision_of(config: TrainConfig, device: torch.device) -> str:

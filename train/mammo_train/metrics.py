@@ -114,7 +114,9 @@ class Draws:
         self.groups = len(names)
         chances = np.full(self.groups, 1 / self.groups)
         self._times = np.random.default_rng(seed).multinomial(self.groups, chances, size=resamples)
-        self.words = f"95 %, percentile bootstrap over patients, {resamples} resamples, seed {seed}"
+        self.words = (
+            f"95 %, percentile bootstrap over patients (or near-duplicate groups), {resamples} resamples, seed {seed}"
+        )
 
     def times(self, numbers: np.ndarray) -> np.ndarray:
         """Return how often some items (by their numbers) were drawn in each resample: int64 [resamples, items]."""

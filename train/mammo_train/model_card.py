@@ -9,8 +9,9 @@ from mammo_runtime.spec import InputMode, ModelSpec, Task
 from mammo_train.card_tables import failures, table
 from mammo_train.config import TrainConfig
 from mammo_train.data_notes import encoder_note
-from mammo_train.metrics import amount
+from mammo_train.grouping import GROUP, NOT_PATIENTS, PATIENT, counted, disjoint, units
 from mammo_train.objectives import OBJECTIVES
+from mammo_train.study_presets import PRESETS
 
 ROLES = {
     "validation": "the fold on which the best epoch and the operating point were chosen: optimistic",
@@ -24,6 +25,12 @@ _SEES: Mapping[Task, str] = {
     Task.MULTICLASS: "the whole picture",
     Task.CLASSIFICATION: "the whole picture",
     Task.PROMPTED: f"the whole picture and {PROMPTS}",
+}
+_DOES: Mapping[Task, str] = {
+    Task.SEGMENTATION: "marks {classes}",
+    Task.MULTICLASS: "gives every pixel one of {n} classes ({classes})",
+    Task.CLASSIFICATION: "gives a picture one of {n} classes ({classes})",
+    Task.PROMPTED: "outlines {classes} in the boxes it is given",
 }
 _POINTED = " It outlines a mass that a person (or a detector) has pointed at; it does not search."
 _USES: Mapping[Task, str] = {
@@ -52,6 +59,7 @@ def model_card(spec: ModelSpec, metrics: Mapping[str, Any], config: TrainConfig)
     """
     sections = [
         _head(spec),
+        *_warnings(spec, metrics),
         _intended_use(spec),
         _data(spec),
         _training(spec, config),
@@ -66,13 +74,21 @@ def model_card(spec: ModelSpec, metrics: Mapping[str, Any], config: TrainConfig)
 
 def _head(spec: ModelSpec) -> str:
     mode = PROMPTS if spec.input.mode is InputMode.ROI else _SEES[spec.task]
+    does = _DOES[spec.task].format(classes=", ".join(spec.classes), n=len(spec.classes))
     grid = f"{spec.input.height} x {spec.input.width}"
     return (
         f"# Model card: {spec.name}\n\n"
-        f"`{spec.architecture}`, {spec.task.value} of {', '.join(spec.classes)} in {spec.modality.value} pictures; "
+        f"`{spec.architecture}` {does} in {spec.modality.value} pictures; "
         f"input is {mode}, seen at {grid} cells. "
         f"Weights sha256 `{spec.parent_sha256}`, mammo-edge {spec.toolkit_version or 'unknown'}."
     )
+
+
+def _warnings(spec: ModelSpec, metrics: Mapping[str, Any]) -> list[str]:
+    """Return the section that says so when a model learned nothing, if there is cause."""
+    of_folds = [text for block in metrics.values() for text in block.get("warnings", ())]
+    found = dict.fromkeys([*spec.training.get("warnings", ()), *of_folds])
+    return ["## Warnings\n\n" + "\n".join(f"- **{text}**" for text in found)] if found else []
 
 
 def _intended_use(spec: ModelSpec) -> str:
@@ -85,11 +101,14 @@ def _intended_use(spec: ModelSpec) -> str:
 
 def _data(spec: ModelSpec) -> str:
     training = spec.training
-    leaks = bool(training.get("leaking_split"))
-    sharing = "pictures of one patient may stand in several folds" if leaks else "folds share no patient and no picture"
+    leaks, grouped_by = bool(training.get("leaking_split")), training.get("grouped_by", PATIENT)
+    known = "pictures of one patient" + (", and near-duplicates," if grouped_by == GROUP else "")
+    sharing = f"{known} may stand in several folds" if leaks else disjoint(grouped_by)
+    number = training.get("train_patients")
+    members = f"unknown {units(grouped_by)}" if number is None else counted(number, grouped_by)
     lines = [
         "## Data\n",
-        f"Trained on {_known(training, 'train_images')} pictures of {_known(training, 'train_patients')} patients "
+        f"Trained on {_known(training, 'train_images')} pictures of {members} "
         f"(folds {_listed(training.get('train_folds'))}; fold {_known(training, 'validation_fold')} for validation, "
         f"fold {_known(training, 'test_fold')} for testing; {sharing}).",
     ]
@@ -121,6 +140,7 @@ def _training(spec: ModelSpec, config: TrainConfig) -> str:
         f"- Averaged weights: decay {config.ema_decay:g}" if config.ema_decay else "- No averaging of weights",
         f"- Cleaning before the network: {steps}",
     ]
+    lines += _preset(spec)
     if spec.network:
         lines.append("- Network options: " + ", ".join(f"{name} {value}" for name, value in spec.network.items()))
     if training.get("stopped_by"):
@@ -129,6 +149,15 @@ def _training(spec: ModelSpec, config: TrainConfig) -> str:
         initial = training["initial_weights"]
         lines.insert(2, f"- Started from the weights of `{initial['name']}` (sha256 `{initial['sha256']}`)")
     return "\n".join(lines)
+
+
+def _preset(spec: ModelSpec) -> list[str]:
+    """Return the preset's name and, unless it is the default one, what it says of its source."""
+    name = spec.training.get("preset")
+    if name is None:
+        return []
+    known = PRESETS.get(spec.architecture, {}).get(name) if name != "default" else None
+    return [f"- Preset: {name}" + (f". {known.note}" if known is not None and known.note else "")]
 
 
 def _grid_score(training: Mapping[str, Any]) -> str:
@@ -174,11 +203,14 @@ def _operating_point(spec: ModelSpec) -> str:
 def _results(metrics: Mapping[str, Any]) -> str:
     if not metrics:
         return "## Results\n\nNot evaluated yet: run `mammo-train evaluate`."
-    interval = "95 % intervals in brackets: percentile bootstrap over patients"
+    blocks = metrics.values()
+    over = " or ".join(dict.fromkeys(units(block.get("grouped_by", PATIENT)) for block in blocks))
+    interval = f"95 % intervals in brackets: percentile bootstrap over {over}"
     parts = [f"## Results\n\nAt original resolution, by the runtime itself; {interval}."]
     for name, block in metrics.items():
         parts.append(f"### {name}: fold {block['fold']}, {ROLES[block['role']]}")
-        parts += [table(kind, values) for kind, values in block["kinds"].items()]
+        grouped_by = block.get("grouped_by", PATIENT)
+        parts += [table(kind, values, grouped_by) for kind, values in block["kinds"].items()]
     return "\n\n".join(parts)
 
 
@@ -194,8 +226,15 @@ def _failures(metrics: Mapping[str, Any]) -> str:
 
 def _limits(spec: ModelSpec, metrics: Mapping[str, Any]) -> str:
     names = [str(entry["title"]) for entry in spec.training.get("data", ())]
-    sizes = [values["n_patients"] for block in metrics.values() for values in block["kinds"].values()]
-    held_out = "pictures, not patients," if spec.training.get("leaking_split") else "patients"
+    sizes = [
+        (values["n_patients"], block.get("grouped_by", PATIENT))
+        for block in metrics.values()
+        for values in block["kinds"].values()
+    ]
+    groups = spec.training.get("grouped_by", PATIENT) == GROUP
+    held_out = f"groups of near-duplicates ({NOT_PATIENTS})" if groups else "patients"
+    if spec.training.get("leaking_split"):
+        held_out = "pictures, not patients,"
     lines = [
         "## Limits\n",
         f"- Measured only on held-out {held_out} of the collections it was trained on"
@@ -203,7 +242,7 @@ def _limits(spec: ModelSpec, metrics: Mapping[str, Any]) -> str:
         + ": other scanners, hospitals and populations were not measured.",
     ]
     if sizes:
-        lines.append(f"- The smallest group above has {amount(min(sizes), 'patient')}: read intervals, not means.")
+        lines.append(f"- The smallest set above has {counted(*min(sizes))}: read intervals, not means.")
     lines.append("- Age, ethnicity, breast density and implants were not controlled for.")
     blind = _BLIND_SPOTS[Task.PROMPTED if spec.takes_boxes else spec.task]
     if blind:

@@ -18,6 +18,7 @@ from mammo_train.data_notes import data_record, weights_licence
 from mammo_train.dataset import usable_rows
 from mammo_train.fit import fit as fit_network
 from mammo_train.index import IndexRow, read_index
+from mammo_train.resume import ended
 from mammo_train.run_lock import run_lock
 from mammo_train.study_presets import preset
 
@@ -87,13 +88,13 @@ def _train(index: Path, root: Path, run: Path, choices: Choices, config: TrainCo
     rows = read_index(index, root, choices.allow_leak)
     encoder = presets.encoder_file(choices.encoder_weights)
     spec = spec_for(choices, rows, root, config, encoder)
-    fit_network(rows, spec, config, run, encoder, report, choices.initial, choices.allow_leak)
+    trained = fit_network(rows, spec, config, run, encoder, report, choices.initial, choices.allow_leak)
     if not distributed.is_first():
         return []
     folds = (*config.train_folds, config.validation_fold)
     run_data.write_data_json(run, index, root, [row for row in rows if row.fold in folds])
     block = results.freeze_operating_point(run, rows, report, index)
-    return [*results.summary_lines("validation", block), f"wrote {run}"]
+    return [*results.summary_lines("validation", block), f"wrote {run}", ended(trained.training, config)]
 
 
 def spec_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,9 @@ from mammo_runtime.hashing import file_sha256
 from mammo_runtime.spec import ModelSpec, Task
 from mammo_train import cases, checkpoint
 from mammo_train.config import TrainConfig
+from mammo_train.doubts import doubts_of_block, doubts_of_training
 from mammo_train.evaluate import evaluate, measures, primary_block
+from mammo_train.grouping import PATIENT, counted
 from mammo_train.index import IndexRow
 from mammo_train.judge import Model
 from mammo_train.metrics import amount, with_interval
@@ -66,7 +69,13 @@ def freeze_operating_point(
     checkpoint.save_spec(run, frozen)
     if frozen.task not in NO_THRESHOLD:
         report(f"operating point: threshold {choice.threshold:g}, least area {choice.min_area_cells:g} cells")
-    return evaluate_fold(run, rows, config.validation_fold, report, index)
+    block = evaluate_fold(run, rows, config.validation_fold, report, index)
+    baseline = block["kinds"][primary_block(block["kinds"], config.validation_kinds)].get("baseline_dice_everything")
+    learned = {"warnings": block["warnings"]} | ({} if baseline is None else {"baseline_dice_everything": baseline})
+    judged = replace(frozen, training={**frozen.training, **learned})
+    checkpoint.save_spec(run, judged)
+    write_text(run / CARD, model_card(judged, read_metrics(run), config))
+    return block
 
 
 def evaluate_fold(
@@ -96,6 +105,7 @@ def evaluate_fold(
             "index_sha256": None if index is None else file_sha256(index),
             **block,
         }
+        block["warnings"] = [*_doubts_of_log(run, spec, name), *doubts_of_block(block, config.validation_kinds)]
         drawn = primary_block(block["kinds"], config.validation_kinds)
         among = [row for row in own if row.kind in drawn.split("+") or spec.task is Task.CLASSIFICATION]
         cases.draw(run, name, model, among, block["kinds"][drawn])
@@ -110,16 +120,26 @@ def evaluate_fold(
 
 
 def summary_lines(name: str, block: dict[str, Any]) -> list[str]:
-    """Return one line for each part of a block of `metrics.json`."""
-    lines = []
+    """Return one line for each part of a block of `metrics.json`, and its warnings."""
+    lines, grouped_by = [], block.get("grouped_by", PATIENT)
     for kind, values in block["kinds"].items():
-        items, patients = amount(values["n"], values["item"]), amount(values["n_patients"], "patient")
+        items, patients = amount(values["n"], values["item"]), counted(values["n_patients"], grouped_by)
         lines.append(f"{name}, {kind}: {items} of {patients}: {_SUMMARIES[measures(values)](values)}")
-    return lines
+    return [*lines, *(f"warning: {text}" for text in block.get("warnings", ()))]
+
+
+def _doubts_of_log(run: Path, spec: ModelSpec, name: str) -> list[str]:
+    """Return what is wrong with how training went, beside the results it was selected by."""
+    if name != "validation" or not (run / "log.csv").is_file():
+        return []
+    with (run / "log.csv").open(newline="", encoding="utf-8") as stream:
+        return doubts_of_training(list(csv.DictReader(stream)), int(spec.training.get("best_epoch", 0)))
 
 
 def _overlap_summary(values: dict[str, Any]) -> str:
     text = f"mean Dice {with_interval(values['per_image']['dice'])}, pooled {with_interval(values['pooled']['dice'])}"
+    if "baseline_dice_everything" in values:
+        text += f" (marking everything: {values['baseline_dice_everything']:.3f})"
     if "jittered_boxes" in values:
         text += f", jittered boxes {with_interval(values['jittered_boxes']['per_image']['dice'])}"
     if "predicted_iou" in values:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,39 @@ class Progress:
         writer.writerows(self.history)
         return stream.getvalue()
 
-    def line(self, epochs: int, seconds: float) -> str:
-        """Return what to tell the user after an epoch that took `seconds`, of at most `epochs`."""
-        last = self.history[-1]
+    def limit(self, config: TrainConfig) -> str:
+        """Return why training ends here, or "" when it goes on."""
+        if self.epoch >= config.epochs:
+            return "epochs"
+        if self.epoch - self.best_epoch >= config.early_stop_patience:
+            return "early stop"
+        if self.epoch and config.max_minutes is not None and self.seconds >= 60 * config.max_minutes:
+            return f"max_minutes ({config.max_minutes:g})"
+        return ""
+
+    def line(self, config: TrainConfig, seconds: float, score_name: str) -> str:
+        """Return what to tell the user after an epoch that took `seconds`."""
+        last, left = self.history[-1], (config.epochs - self.epoch) * seconds
+        if config.max_minutes is not None:
+            left = min(left, max(0.0, 60 * config.max_minutes - self.seconds))
         return (
-            f"epoch {self.epoch}/{epochs}  loss {last['train_loss']:.4f}  "
-            f"validation loss {last['validation_loss']:.4f}  score {last['validation_score']:.4f} "
+            f"epoch {self.epoch}/{config.epochs}  loss {last['train_loss']:.4f}  "
+            f"validation loss {last['validation_loss']:.4f}  {score_name} {last['validation_score']:.4f} "
             f"(best {self.best_score:.4f} at {self.best_epoch})  {seconds:.0f} s, "
-            f"at most {(epochs - self.epoch) * seconds / 60:.0f} min left"
+            f"at most {left / 60:.0f} min left"
         )
+
+
+def ended(training: Mapping[str, Any], config: TrainConfig) -> str:
+    """Return why training ended, in words: `training` holds "epochs", "best_epoch", "epochs_s" and "stopped_by"."""
+    epoch = training["epochs"]
+    minutes = f"{config.max_minutes or 0:g} minutes is reached ({training['epochs_s'] / 60:.1f} used in all calls)"
+    reasons = {
+        "epochs": f"all epochs asked for are done ({config.epochs})",
+        "early stop": f"no better score for {epoch - training['best_epoch']} epochs (early stop)",
+    }
+    timed = f"the limit of {minutes}; the same command with more --minutes goes on"
+    return f"training ended after epoch {epoch}: {reasons.get(training['stopped_by'], timed)}"
 
 
 @dataclass(eq=False)

@@ -15,6 +15,8 @@ from mammo_runtime.spec import ModelSpec
 from mammo_train import checkpoint, distributed
 from mammo_train.config import TrainConfig
 from mammo_train.dataset import usable_rows
+from mammo_train.doubts import doubts_of_training
+from mammo_train.grouping import common
 from mammo_train.index import IndexRow
 from mammo_train.objectives import OBJECTIVES
 from mammo_train.resume import Progress
@@ -41,6 +43,7 @@ def write_record(
         "test_fold": config.test_fold,
         "train_images": len(train),
         "train_patients": len({r.group for r in train}),
+        "grouped_by": common(r.grouped_by for r in rows),
         "train_images_by_kind": {kind: sum(r.kind == kind for r in train) for kind in config.kinds},
         "epochs": progress.epoch,
         "best_epoch": progress.best_epoch,
@@ -50,6 +53,7 @@ def write_record(
         "encoder_weights": encoder_weights.name if encoder_weights else "none",
         "seed": config.seed,
         "torch": torch.__version__,
+        "warnings": doubts_of_training(progress.history, progress.best_epoch),
         **facts,
     }
     if initial is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mammo_runtime.errors import UsageError
 from mammo_runtime.hashing import file_sha256
+from mammo_train.grouping import GROUP, PATIENT
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class IndexRow:
     spacing_mm: float | None
     dataset: str = ""
     """Key of `DATA_NOTES`; empty: the collection is told by the folder."""
+    grouped_by: str = PATIENT
+    """What `group` names: `grouping.PATIENT` or `grouping.GROUP`."""
 
     @property
     def name(self) -> str:
@@ -85,6 +88,7 @@ def _row(values: dict[str, str], line: int, root: Path, group_column: str) -> In
             kind=values["kind"],
             spacing_mm=float(spacing) if spacing else None,
             dataset=values.get("dataset") or "",
+            grouped_by=PATIENT if group_column == "patient" else GROUP,
         )
         if row.spacing_mm is not None and not 0 < row.spacing_mm <= 5:
             raise ValueError(f"pixel_spacing_mm is {spacing}, which no image has")
