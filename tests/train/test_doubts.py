@@ -132,7 +132,7 @@ def test_groups_are_not_called_patients(phantoms: PhantomSet, tmp_path: Path) ->
     card = model_card(spec, {"fold_0": block}, TrainConfig())
     for phrase in (
         "Trained on 12 pictures of 6 groups of near-duplicates",
-        "folds share no group of near-duplicates; patients are not known: pictures of one patient may stand on both",
+        "folds share no group of near-duplicates and no picture; patients are not known: pictures of one patient may",
         "percentile bootstrap over groups of near-duplicates",
         "**mass**: 2 images of 2 groups of near-duplicates",
         "Measured only on held-out groups of near-duplicates (patients are not known",

@@ -27,7 +27,7 @@ def doubts_of_training(history: Sequence[Mapping[str, Any]], best_epoch: int) ->
         return []
     return [
         f"The best epoch is {best_epoch} of {epochs}, while the training loss went on falling ({then:.4f} to "
-        f"{last:.4f}): what came later does not hold on the validation fold, and the model kept is hardly trained."
+        f"{last:.4f}): the score on the validation fold did not follow, and the model kept is hardly trained."
     ]
 
 

@@ -31,4 +31,6 @@ def counted(number: int, grouped_by: str) -> str:
 def disjoint(grouped_by: str) -> str:
     """Return what the folds do not share."""
     shared = "folds share no patient and no picture"
-    return shared if grouped_by == PATIENT else f"folds share no group of near-duplicates; {NOT_PATIENTS}"
+    return (
+        shared if grouped_by == PATIENT else f"folds share no group of near-duplicates and no picture; {NOT_PATIENTS}"
+    )
