@@ -69,7 +69,13 @@ def test_other_pictures_than_the_presets(tmp_path: Path) -> None:
     spec = recipe.spec_for(wanted, [], tmp_path, recipe.config_for(wanted, None, {}), None)
     assert spec.modality is Modality.ULTRASOUND
     assert spec.input.cleaning == ()  # the study's cleaning is for mammograms
-    assert recipe.config_for(wanted, None, {}).validation_kinds == ("benign", "malignant")
+    assert recipe.config_for(wanted, None, {}).validation_kinds == ("benign", "malignant", "mass")
+
+
+def test_classes_of_ones_own_have_their_own_codes_to_ignore() -> None:
+    own = recipe.Choices("bcss_unet_resnet34", "n", classes=("a", "b"))
+    assert recipe.config_for(own, None, {}).ignore_codes == (0,)
+    assert recipe.config_for(recipe.Choices("bcss_unet_resnet34", "n"), None, {}).ignore_codes == (0, 7)
 
 
 def test_a_prompted_network_on_other_pictures_than_its_studys() -> None:

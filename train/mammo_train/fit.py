@@ -155,7 +155,11 @@ def _sample_sets(
         )
     if not any(sets[1].row(k).kind in config.validation_kinds for k in range(len(sets[1]))):
         wanted = " or ".join(map(repr, config.validation_kinds))
-        raise UsageError(f"fold {config.validation_fold} holds no image of kind {wanted}")
+        there = ", ".join(sorted({row.kind for row in rows}))
+        raise UsageError(
+            f"fold {config.validation_fold} holds no image of kind {wanted} (the index has {there}); "
+            "--modality says what the pictures are, kinds and validation_kinds in --config name others"
+        )
     return sets
 
 

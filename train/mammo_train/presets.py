@@ -50,8 +50,8 @@ PICTURES: Mapping[Modality, Pictures] = {
     Modality.ULTRASOUND: Pictures(
         {"height": 256, "width": 256},
         {"height": 256, "width": 256},
-        ("benign", "malignant", "normal"),
-        ("benign", "malignant"),
+        ("benign", "malignant", "mass", "normal"),
+        ("benign", "malignant", "mass"),
     ),
     Modality.HISTOPATHOLOGY: Pictures(
         {"height": 512, "width": 512, "colour": True}, {}, ("tissue",), ("tissue",)
@@ -146,6 +146,7 @@ def train_config(
     # Kinds are names of one sort of pictures: a preset's own mean nothing for another.
     foreign = ("kinds", "validation_kinds") if modality not in (None, preset.modality) else ()
     values |= {name: value for name, value in preset.config.items() if name not in foreign}
+    values["validation_kinds"] = tuple(kind for kind in values["validation_kinds"] if kind in values["kinds"])
     frozen = values.pop("frozen_epochs", None)
     values |= stored_settings(file)
     values |= {name: value for name, value in given.items() if value is not None}

@@ -69,6 +69,8 @@ def config_for(choices: Choices, file: Path | None, given: Mapping[str, Any]) ->
     Raises UsageError on unknown or contradictory settings.
     """
     known, chosen = models.known(choices.architecture), preset(choices.architecture, choices.preset)
+    if choices.classes:  # other classes than the preset's have other codes to ignore
+        chosen = replace(chosen, config={k: v for k, v in chosen.config.items() if k != "ignore_codes"})
     pretrained = choices.encoder_weights != "none" or choices.initial is not None
     return presets.train_config(file, given, pretrained, chosen, choices.wish.modality, known.loss)
 
