@@ -78,6 +78,15 @@ def test_what_fails_on_the_way_is_a_failed_row_and_the_next_system_follows(
     ]
 
 
+def test_options_go_to_the_networks_that_have_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_trained", lambda key, system, wanted, report: module._blank_row(key, system, wanted))
+    (own,) = reproduce("vgg16_busi", Reproduction(tmp_path, tiny=True, options={"head": "pool"}), silent)
+    assert own["network"] == {"head": "pool", "width": "tiny"}
+    assert row(tmp_path, "unet")["network"] == {"width": "tiny"}
+    with pytest.raises(UsageError, match="no network of unet has an option head"):
+        reproduce("unet", Reproduction(tmp_path, tiny=True, options={"head": "pool"}), silent)
+
+
 def test_a_command_that_fails_gives_its_last_line() -> None:
     with pytest.raises(MammoError, match=r"mammo_export ended with exit code 2: .*nowhere"):
         module._command("mammo_export.cli", "nowhere", "-o", "x")

@@ -68,7 +68,7 @@ class Reproduction:
     width: str | None = None
     """Width of the networks that have it; None: the one in `SYSTEMS`."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the network over the preset's."""
+    """Options over the preset's, of the networks that have them."""
 
 
 def reproduce(name: str, wanted: Reproduction, report: Report = print) -> list[dict[str, Any]]:
@@ -82,6 +82,9 @@ def reproduce(name: str, wanted: Reproduction, report: Report = print) -> list[d
         raise UsageError("give the data with --root DIR, or --tiny for synthetic phantoms")
     if wanted.index is not None and len(systems) > 1:
         raise UsageError("--index is for one system; `all` takes the indexes below --root")
+    possible = {option for system in systems.values() for option in models.known(system.architecture).options}
+    if foreign := sorted(set(wanted.options) - possible):
+        raise UsageError(f"no network of {name} has an option {', '.join(foreign)}")
     # The next system trains while the last one is exported and run, each in a process of its own.
     with ThreadPoolExecutor(1) as beside:
         waiting = []
@@ -165,7 +168,8 @@ def _failed(row: dict[str, Any], error: MammoError, report: Report) -> dict[str,
 def _network(system: System, wanted: Reproduction) -> dict[str, Any]:
     known = models.known(system.architecture)
     width = models.TINY if wanted.tiny else wanted.width
-    options: dict[str, Any] = {**preset(system.architecture, system.preset).network, **system.network, **wanted.options}
+    wished = {name: value for name, value in wanted.options.items() if name in known.options}
+    options: dict[str, Any] = {**preset(system.architecture, system.preset).network, **system.network, **wished}
     return {**options, "width": width} if width in known.widths else options
 
 
