@@ -46,8 +46,9 @@ def page(table: dict[str, Any]) -> str:
     flagged = [(row["system"], r) for row in rows for r in row["reported"] if r["problem"]]
     lines += [f'- {system}, "{r["label"]}": {r["problem"]}' for system, r in flagged] or ["None."]
     lines += ["", "## Settings and notes", ""]
+    first: dict[str, str] = {}
     for row in rows:
-        lines += _notes(row)
+        lines += _notes(row, first.setdefault(row["note"], row["system"]))
     lines += ["", "## Machines", ""]
     lines += sorted({_machine(row) for row in rows if row["status"] == "trained"}) or ["Nothing was trained."]
     return "\n".join(lines) + "\n"
@@ -81,8 +82,10 @@ def _value(estimate: dict[str, Any]) -> str:
     return text if estimate["low"] is None else f"{text} ({estimate['low']:.3f}–{estimate['high']:.3f})"
 
 
-def _notes(row: dict[str, Any]) -> list[str]:
-    lines = [f"### {row['system']}", "", f"Study {row['study']}, preset `{row['preset']}`. {row['note']}".strip(), ""]
+def _notes(row: dict[str, Any], first: str) -> list[str]:
+    """Return what is to be said of a row; a preset's note stands with the `first` system that has it."""
+    note = row["note"] if first == row["system"] else f"Note as for {first}."
+    lines = [f"### {row['system']}", "", f"Study {row['study']}, preset `{row['preset']}`. {note}".strip(), ""]
     if row["status"] == "trained":
         settings, config = row["settings"], row["settings"]["config"]
         validation = row["measured"]["validation"]
