@@ -30,9 +30,12 @@ def test_the_breast_area_and_moved_boxes_where_they_were_measured() -> None:
     block = overlap(0.4)
     block["breast_area"] = {"pooled": {"iou": estimate(0.2), "g_mean": estimate(0.7)}}
     block["jittered_boxes"] = overlap(0.3)
+    block |= {"baseline_dice_everything": 0.2, "baseline_dice_box": 0.8}
     metrics = headline({"kinds": {"mass": block}}, ("mass",))["metrics"]
     assert metrics["pooled G-mean in the breast"] == estimate(0.7)
     assert metrics["mean Dice, boxes moved by 10 %"] == estimate(0.3)
+    assert metrics["no model, filling the box: mean Dice"]["value"] == 0.8
+    assert not any("everything" in name for name in metrics)
 
 
 def test_classes() -> None:

@@ -37,6 +37,10 @@ def _overlap(own: Mapping[str, Any]) -> dict[str, Estimate]:
         numbers["lesions touched"] = own["lesion_sensitivity"]
     if "jittered_boxes" in own:
         numbers["mean Dice, boxes moved by 10 %"] = own["jittered_boxes"]["per_image"]["dice"]
+    for key, words in (("baseline_dice_box", "filling the box"), ("baseline_dice_everything", "marking everything")):
+        if key in own:
+            numbers[f"no model, {words}: mean Dice"] = {"value": own[key], "low": None, "high": None}
+            break
     return numbers
 
 
