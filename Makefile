@@ -27,7 +27,7 @@ demo: $(DEMO)/$(STAMP)
 	@echo "Open demo-output/results/report.html in a browser."
 
 test: $(TEST)/$(STAMP)
-	$(TEST)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadfile
 
 # Every published system from training to mammo-infer: tiny networks on synthetic phantoms, a few minutes.
 reproduce-tiny: $(TEST)/$(STAMP)

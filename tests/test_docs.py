@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -70,3 +71,13 @@ def test_the_numbers_are_those_of_the_bundled_metrics() -> None:
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     assert module.results_section() in README
+
+
+def test_the_page_of_the_reproduction_is_that_of_its_results() -> None:
+    script = ROOT / "benchmarks" / "reproduction_page.py"
+    specification = importlib.util.spec_from_file_location("reproduction_page", script)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(json.loads(module.RESULTS.read_text(encoding="utf-8")))
