@@ -80,4 +80,5 @@ def test_the_page_of_the_reproduction_is_that_of_its_results() -> None:
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    assert module.PAGE.read_text(encoding="utf-8") == module.page(json.loads(module.RESULTS.read_text(encoding="utf-8")))
+    results = json.loads(module.RESULTS.read_text(encoding="utf-8"))
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(results)
