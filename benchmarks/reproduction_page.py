@@ -28,7 +28,10 @@ a row shows what this toolkit does with a network in that time, not what the net
 misses some near-duplicates: `mammo-train check-index --near` names 16 pairs of pictures that look alike across its
 folds, so BUSI's numbers are slightly too good; the split is kept so that they stay comparable. Where a row says
 "tiny" or a grid below the study's, that is what two CPU cores afford. Full-size SAM and MedSAM, and the L widths,
-need a GPU and the published weights, which were not at hand.
+need a GPU and the published weights, which were not at hand. "No model" in a row is what filling each box (crops) or
+marking every pixel gets on the same items, so it holds for the other rows on those items, too: a system is worth what
+it has above that. The network of `mobilenetv2_resunet` was trained longer, our way, for the bundled models: their
+numbers are in the README.
 Research use only, not a medical device.
 """
 
