@@ -206,7 +206,7 @@ def _data(modality: Modality, wanted: Reproduction) -> tuple[Path, Path]:
     index = wanted.index or wanted.root / INDEXES[modality]
     if not index.is_file():
         raise UsageError(
-            f"no {modality.value} pictures are at hand (there is no {index}); "
+            f"no {modality.value} pictures are at hand (there is no {INDEXES[modality]} below the data's root); "
             "`mammo-train index --help` says where to get a collection and how to index it"
         )
     return index, wanted.root
