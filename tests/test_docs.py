@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -63,22 +64,21 @@ def test_exit_codes_are_those_of_the_code() -> None:
     assert listed == {int(code) for code in ExitCode}
 
 
-def test_the_numbers_are_those_of_the_bundled_metrics() -> None:
-    script = ROOT / "benchmarks" / "readme_results.py"
-    specification = importlib.util.spec_from_file_location("readme_results", script)
+def script(name: str) -> ModuleType:
+    """Load a script of `benchmarks/`."""
+    specification = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    assert module.results_section() in README
+    return module
+
+
+def test_the_numbers_are_those_of_the_bundled_metrics() -> None:
+    assert script("readme_results").results_section() in README
 
 
 def test_the_page_of_the_reproduction_is_that_of_its_results() -> None:
-    script = ROOT / "benchmarks" / "reproduction_page.py"
-    specification = importlib.util.spec_from_file_location("reproduction_page", script)
-    assert specification is not None
-    assert specification.loader is not None
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = script("reproduction_page")
     results = json.loads(module.RESULTS.read_text(encoding="utf-8"))
     assert module.PAGE.read_text(encoding="utf-8") == module.page(results)
