@@ -1,0 +1,324 @@
+"""FP32 graph → INT8: Q/DQ for TensorRT, and the form that ONNX Runtime runs fast. Imports onnxruntime.quantization."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, helper, numpy_helper
+
+from mammo_export.graph_walk import consumers, producers, sorted_nodes
+from mammo_export.ranges import CALIBRATORS, Ranges, measured_ranges
+from mammo_runtime.errors import UsageError
+
+__all__ = [
+    "CALIBRATORS",
+    "Form",
+    "Group",
+    "Ranges",
+    "groups",
+    "kept_float",
+    "measured_ranges",
+    "prepared",
+    "quantised",
+    "with_fp16",
+]
+
+
+class Form(str, Enum):
+    """Two forms, because no graph is both: TensorRT refuses uint8, and its own form is slower than FP32 on a CPU."""
+
+    TENSORRT = "int8"
+    CPU = "int8-cpu"
+
+
+WEIGHTED = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+ACTIVATIONS = ("Relu", "Clip")
+FP16_OPSET = 19
+MIN_SCALE = 2.0**-14
+"""Smallest normal number of FP16: a smaller scale would lose digits there, or become zero, which TensorRT refuses."""
+BETWEEN = ("Add", "Concat", "Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip")
+"""What the CPU form computes in uint8 besides the groups, so that no value goes back to float on the way."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is quantised, or left in float, together."""
+
+    name: str
+    """Of its first node."""
+    nodes: tuple[str, ...]
+    """The weighted node, and the Add and the activation that are computed in one with it."""
+    operator: str
+    """Of the weighted node."""
+
+
+def prepared(graph: ModelProto) -> ModelProto:
+    """Return the graph optimised and with all shapes inferred, its metadata kept, every node named.
+
+    Symbolic shape inference is skipped: it fails on interpolation to another tensor's size (mobilenetv2_resunet,
+    connected nets), and what is exported here has no computed sizes left.
+    """
+    from onnxruntime.quantization import quant_pre_process
+
+    with tempfile.TemporaryDirectory(prefix="mammo-export-") as folder:
+        # By files: given a model in memory, it loses the constants that Resize needs (1.32).
+        path, result = Path(folder) / "graph.onnx", Path(folder) / "prepared.onnx"
+        path.write_bytes(graph.SerializeToString())
+        quant_pre_process(path, result, skip_symbolic_shape=True)
+        made = onnx.load(result)
+    del made.metadata_props[:]
+    made.metadata_props.extend(graph.metadata_props)
+    return _finished(made, graph)
+
+
+def groups(prepared: ModelProto) -> tuple[Group, ...]:
+    """Return the groups of a prepared graph in its order: one for each Conv, ConvTranspose, MatMul, Gemm with weights.
+
+    Each with the activation behind it, and with the Add that can be computed in one with it (and what follows that).
+    """
+    made, used = producers(prepared), consumers(prepared)
+    weights = {tensor.name for tensor in prepared.graph.initializer}
+    found = []
+    for node in prepared.graph.node:
+        if node.op_type in WEIGHTED and node.input[1] in weights:
+            nodes = [node]
+            after = _only_user(node, used)
+            if after is not None and after.op_type == "Add" and _main(after, made, used, weights) is node:
+                nodes.append(after)
+                after = _only_user(after, used)
+            if after is not None and after.op_type in ACTIVATIONS:
+                nodes.append(after)
+            found.append(Group(node.name, tuple(n.name for n in nodes), node.op_type))
+    return tuple(found)
+
+
+def kept_float(prepared: ModelProto, form: Form) -> Mapping[str, str]:
+    """Return group → why a form never quantises it."""
+    weighted = {group.name: group for group in groups(prepared)}
+    last = _last(prepared, set(weighted))
+    reasons = {}
+    for name, group in weighted.items():
+        if name in last:
+            reasons[name] = "makes the logits: eight bits there would move the threshold"
+        elif group.operator == "ConvTranspose":
+            reasons[name] = {
+                Form.TENSORRT: "TensorRT computes INT8 transposed convolutions slower than FP16 or wrongly "
+                "(NVIDIA/TensorRT issues 1694, 1699, 1961, 4366)",
+                Form.CPU: "ONNX Runtime has no INT8 transposed convolution",
+            }[form]
+    return reasons
+
+
+def quantised(prepared: ModelProto, ranges: Ranges, form: Form, reverted: Collection[str] = ()) -> ModelProto:
+    """Return a form of a prepared graph; the same arguments give the same bytes.
+
+    TENSORRT is the twin: FP32 scales, opset 18, everything that is not quantised in FP32. `reverted` groups, and
+    those of `kept_float`, stay as they were. Raises UsageError for an unknown group or a tensor without a range.
+    """
+    known = {group.name for group in groups(prepared)}
+    unknown = sorted(set(reverted) - known)
+    if unknown:
+        raise UsageError(f"there is no group {unknown[0]}; the graph has {len(known)} groups")
+    out = set(reverted) | set(kept_float(prepared, form))
+    make = {Form.TENSORRT: _for_tensorrt, Form.CPU: _for_cpu}[form]
+    return _finished(make(prepared, ranges, [g for g in groups(prepared) if g.name not in out]), prepared)
+
+
+def with_fp16(twin: ModelProto, islands: Collection[str] = ()) -> ModelProto:
+    """Return the TENSORRT form as shipped: opset 19, scales and all that is not quantised in FP16; checked.
+
+    Strongly typed TensorRT wants Q/DQ's scales in the type of what they quantise, and ONNX allows FP16 there from
+    opset 19. `islands`: nodes that stay FP32. Never run this on ONNX Runtime's CPU: it computes FP16 QuantizeLinear
+    wrongly (microsoft/onnxruntime#22741); the twin is what is judged.
+    """
+    from mammo_export.to_fp16 import to_fp16
+
+    model = ModelProto()
+    model.CopyFrom(twin)
+    # What 19 changed in the operators used here are additions: float8, `saturate`, `dilations` of pooling.
+    model.opset_import[0].version = FP16_OPSET
+    made = to_fp16(model, islands)
+    for node in made.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[1] not in {t.name for t in made.graph.initializer}:
+            raise UsageError(f"the scale of {node.name} became a computed tensor; TensorRT wants a constant")
+    return made
+
+
+def _for_tensorrt(prepared: ModelProto, ranges: Ranges, chosen: Sequence[Group]) -> ModelProto:
+    """Q/DQ on the inputs and weights of the chosen nodes, and on the skip input of their Adds; nowhere else."""
+    widened = {name: _symmetric(ends) for name, ends in ranges.items()}
+    names = {group.name for group in chosen}
+    options = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "DedicatedQDQPair": True,
+               "OpTypesToExcludeOutputQuantization": list(WEIGHTED)}  # fmt: skip
+    model = _by_onnxruntime(prepared, widened, names, WEIGHTED, "QInt8", False, options)
+    _unread(model, prepared, names, set())
+    _raise_small_scales(model, prepared)
+    made, used = producers(prepared), consumers(prepared)
+    weights = {tensor.name for tensor in prepared.graph.initializer}
+    for node in prepared.graph.node:
+        main = _main(node, made, used, weights) if node.op_type == "Add" else None
+        if main is not None and main.name in names:
+            skip = next(name for name in node.input if name != main.output[0])
+            if skip not in weights:
+                _add_pair(model, node.name, skip, widened)
+    return model
+
+
+def _for_cpu(
+    prepared: ModelProto,
+    ranges: Ranges,
+    chosen: Sequence[Group],
+    between: Sequence[str] = BETWEEN,
+    reduced: bool = True,
+) -> ModelProto:
+    """Everything from the first to the last quantised node in uint8, weights in seven bits, clips in the scales.
+
+    Without VNNI, ONNX Runtime adds pairs of u8·s8 products in 16 bits with saturation: 2·255·127 does not fit,
+    2·255·64 does. With seven bits every processor computes the same numbers.
+    """
+    made, used = producers(prepared), consumers(prepared)
+    names = {name for group in chosen for name in group.nodes}
+    grouped = {name for group in groups(prepared) for name in group.nodes}
+    names |= {n.name for n in prepared.graph.node if n.op_type in between and n.name not in grouped}
+    known = dict(ranges)
+    for node in prepared.graph.node:
+        if node.op_type in ACTIVATIONS and node.input[0] in made and len(used[node.input[0]]) == 1:
+            known[node.input[0]] = known[node.output[0]]
+    model = _by_onnxruntime(prepared, known, names, (*WEIGHTED, *between), "QUInt8", reduced, {})
+    _unread(model, prepared, names, names)
+    return model
+
+
+def _by_onnxruntime(
+    prepared: ModelProto,
+    ranges: Ranges,
+    nodes: Collection[str],
+    operators: Sequence[str],
+    activations: str,
+    reduced: bool,
+    options: Mapping[str, object],
+) -> ModelProto:
+    from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
+
+    model = ModelProto()
+    model.CopyFrom(prepared)
+    if not nodes:
+        return model
+    data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    quantizer = QDQQuantizer(
+        model, True, reduced, QuantType.QInt8, QuantType[activations], TensorsData(CalibrationMethod.MinMax, data),
+        sorted(nodes), [], list(operators), dict(options),
+    )  # fmt: skip
+    try:
+        quantizer.quantize_model()
+    except ValueError as error:
+        raise UsageError(f"{error} Measure the ranges on this graph") from error
+    made: ModelProto = quantizer.model.model
+    return made
+
+
+def _unread(model: ModelProto, prepared: ModelProto, quantised: Collection[str], integers: Collection[str]) -> None:
+    """Let the float nodes read what they read before, except what only exists as integers; ONNX Runtime rewires all.
+
+    `integers`: nodes whose outputs are computed as integers.
+    """
+    before = {node.name: node for node in prepared.graph.node}
+    only_integers = {name for node in model.graph.node if node.name in integers for name in node.output}
+    for node in model.graph.node:
+        if node.name in before and node.name not in quantised:
+            for k, name in enumerate(before[node.name].input):
+                if name not in only_integers:
+                    node.input[k] = name
+
+
+def _only_user(node: NodeProto, used: Mapping[str, list[NodeProto]]) -> NodeProto | None:
+    users = used.get(node.output[0], [])
+    return users[0] if len(users) == 1 else None
+
+
+def _main(
+    add: NodeProto, made: Mapping[str, NodeProto], used: Mapping[str, list[NodeProto]], weights: Collection[str]
+) -> NodeProto | None:
+    """Return the convolution that an Add is computed in one with: the later of those whose output only it reads."""
+    own = [made.get(name) for name in add.input]
+    fit = [n for n in own if n is not None and n.op_type in WEIGHTED and n.input[1] in weights and _only_user(n, used)]
+    return fit[-1] if fit else None
+
+
+def _last(prepared: ModelProto, weighted: Collection[str]) -> set[str]:
+    """Return the weighted nodes with none behind them."""
+    behind: dict[str, bool] = {}
+    last = set()
+    for node in reversed(prepared.graph.node):
+        follows = any(behind.get(name, False) for name in node.output)
+        own = node.name in weighted
+        if own and not follows:
+            last.add(node.name)
+        for name in node.input:
+            behind[name] = behind.get(name, False) or follows or own
+    return last
+
+
+def _symmetric(ends: tuple[float, float]) -> tuple[float, float]:
+    """Return the range made symmetric, wide enough for a scale of `MIN_SCALE`."""
+    size = max(-ends[0], ends[1], 127 * MIN_SCALE)
+    return -size, size
+
+
+def _raise_small_scales(model: ModelProto, prepared: ModelProto) -> None:
+    """Quantise anew the channels whose weights' scale is below `MIN_SCALE`."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    floats = {tensor.name: tensor for tensor in prepared.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "DequantizeLinear" or node.input[0] not in tensors:
+            continue
+        scale = numpy_helper.to_array(tensors[node.input[1]]).copy()
+        small = scale < MIN_SCALE
+        if not small.any():
+            continue
+        scale[small] = MIN_SCALE
+        axis = next(a.i for a in node.attribute if a.name == "axis")
+        weight = numpy_helper.to_array(floats[node.input[0].removesuffix("_quantized")])
+        shape = [-1 if k == axis else 1 for k in range(weight.ndim)]
+        values = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
+        tensors[node.input[0]].CopyFrom(numpy_helper.from_array(values, node.input[0]))
+        tensors[node.input[1]].CopyFrom(numpy_helper.from_array(scale, node.input[1]))
+
+
+def _add_pair(model: ModelProto, reader: str, tensor: str, ranges: Ranges) -> None:
+    """Put a Q/DQ pair of its own between a tensor and one node that reads it."""
+    if tensor not in ranges:
+        raise UsageError(f"there is no range for the tensor {tensor}. Measure the ranges on this graph")
+    scale, zero = f"{tensor}_{reader}_scale", f"{tensor}_{reader}_zero_point"
+    middle, after = f"{tensor}_{reader}_quantized", f"{tensor}_{reader}_dequantized"
+    model.graph.initializer.append(numpy_helper.from_array(np.array(ranges[tensor][1] / 127, np.float32), scale))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), zero))
+    model.graph.node.append(helper.make_node("QuantizeLinear", [tensor, scale, zero], [middle], f"{middle}_node"))
+    model.graph.node.append(helper.make_node("DequantizeLinear", [middle, scale, zero], [after], f"{after}_node"))
+    node = next(n for n in model.graph.node if n.name == reader)
+    node.input[list(node.input).index(tensor)] = after
+
+
+def _finished(model: ModelProto, like: ModelProto) -> ModelProto:
+    """Return the model in order, checked: nodes sorted and named, one opset, the metadata of `like`, nothing else."""
+    nodes = sorted_nodes(model)
+    taken = {node.name for node in nodes}
+    for number, node in enumerate(nodes):
+        if not node.name:
+            node.name = next(n for n in (f"{node.op_type}_{number}", f"{node.op_type}_{number}_") if n not in taken)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for opset in [o for o in model.opset_import if o.domain]:
+        model.opset_import.remove(opset)
+    model.ir_version = like.ir_version
+    model.producer_name, model.producer_version = like.producer_name, like.producer_version
+    del model.metadata_props[:]
+    model.metadata_props.extend(like.metadata_props)
+    onnx.checker.check_model(model, full_check=True)
+    return model
