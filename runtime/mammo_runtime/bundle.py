@@ -2,75 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+from mammo_runtime.choice import choose, require_backend
 from mammo_runtime.errors import ModelRefused
 from mammo_runtime.hashing import file_sha256
+from mammo_runtime.manifest import BUNDLE_SCHEMA_VERSION, MANIFEST, Bundle, read_bundle
 from mammo_runtime.preprocess import check_cleaning
 from mammo_runtime.session import Session, SessionOptions, open_session
 from mammo_runtime.spec import ModelSpec, Precision, Task
 
-MANIFEST = "bundle.json"
-BUNDLE_SCHEMA_VERSION = 1
+__all__ = [
+    "BUNDLE_SCHEMA_VERSION", "MANIFEST", "Bundle", "LoadedModel", "list_bundles", "load_key", "load_model",
+    "model_sha256", "read_bundle", "vouched_for",
+]  # fmt: skip
+
 BUNDLED = Path(__file__).parent / "bundles"
 MAX_MODEL_BYTES = 2_000_000_000
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A read and checked manifest."""
-
-    folder: Path
-    spec: ModelSpec
-    files: Mapping[str, str]
-    """File name → sha256."""
-    precisions: Mapping[str, Mapping[str, Any]]
-    """Precision → {"file": name, "verdict": …, measured gates}; of prompted models, "file" is the encoder and
-    "prompt_decoder" names the decoder."""
-
-    def model_path(self, precision: Precision) -> Path:
-        """Return the graph of a precision. Raises ModelRefused when the bundle does not hold it."""
-        if precision.value not in self.precisions:
-            raise ModelRefused(
-                f"the bundle {self.folder.name} holds no {precision.value} model; it has {', '.join(self.precisions)}"
-            )
-        return self.folder / str(self.precisions[precision.value]["file"])
-
-    def decoder_path(self, model: Path) -> Path | None:
-        """Return the decoder that belongs to the encoder `model`; None unless the task is prompted.
-
-        Raises ModelRefused when the manifest names none for it.
-        """
-        if self.spec.task is not Task.PROMPTED:
-            return None
-        for entry in self.precisions.values():
-            if self.folder / str(entry["file"]) == model and entry.get("prompt_decoder"):
-                return self.folder / str(entry["prompt_decoder"])
-        raise ModelRefused(
-            f"{self.folder / MANIFEST} names no decoder for {model.name}: a prompted model is an encoder with its "
-            "decoder. Give the bundle's folder as the model, or get the bundle again from its source"
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `mammo-infer --list-models --json` prints for this bundle."""
-        size = self.spec.input
-        return {
-            "name": self.spec.name,
-            "path": str(self.model_path(Precision.FP32)),
-            "precisions": list(self.precisions),
-            "input": {"mode": size.mode.value, "channels": size.channels, "height": size.height, "width": size.width},
-            "task": self.spec.task.value,
-            "classes": list(self.spec.classes),
-            "modality": self.spec.modality.value,
-            "architecture": self.spec.architecture,
-            "licence": self.spec.licence,
-        }
 
 
 @dataclass(frozen=True)
@@ -86,6 +37,10 @@ class LoadedModel:
     decoder: Session | None = None
     """Of a prompted model only."""
     decoder_sha256: str | None = None
+    file: str = ""
+    """Name of the session's file inside its bundle, or of the loose file."""
+    why: str = ""
+    """Why this file and no other, one sentence."""
 
     def close(self) -> None:
         """Close the sessions. Closing twice is harmless."""
@@ -102,58 +57,52 @@ class LoadedModel:
         self.close()
 
 
-def read_bundle(folder: Path) -> Bundle:
-    """Read a bundle's manifest. Raises ModelRefused when it is missing, broken or names files outside the folder."""
-    try:
-        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if values["schema_version"] != BUNDLE_SCHEMA_VERSION:
-            raise ModelRefused(
-                f"{folder / MANIFEST} has schema version {values['schema_version']!r}, "
-                f"this runtime reads {BUNDLE_SCHEMA_VERSION}; export the model again"
-            )
-        files = {str(name): str(entry["sha256"]) for name, entry in values["files"].items()}
-        bundle = Bundle(folder, ModelSpec.from_dict(values["spec"]), files, values["precisions"])
-        named = [*files, *(str(p["file"]) for p in bundle.precisions.values())]
-        named += [str(p["prompt_decoder"]) for p in bundle.precisions.values() if "prompt_decoder" in p]
-    except OSError as error:
-        if (folder / "model.safetensors").is_file():
-            raise ModelRefused(
-                f"{folder} is a training run: export it first, mammo-export {folder} -o BUNDLE"
-            ) from error
-        raise ModelRefused(f"{folder} is no bundle: cannot read {MANIFEST} ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelRefused(f"{folder / MANIFEST} is not valid ({type(error).__name__}: {error})") from error
-    for name in named:
-        # Windows rules see more ways out than POSIX's (drive letters, both slashes), so they are kept everywhere.
-        inside = PureWindowsPath(name)
-        if inside.anchor or ".." in inside.parts or not inside.parts:
-            raise ModelRefused(f"{folder / MANIFEST} names a file outside the bundle: {name}")
-    return bundle
-
-
 def list_bundles() -> tuple[Bundle, ...]:
     """Return the bundles shipped with the package, by name."""
     return tuple(read_bundle(p.parent) for p in sorted(BUNDLED.glob(f"*/{MANIFEST}")))
 
 
-def load_model(model: str, backend: str, precision: Precision, options: SessionOptions | None = None) -> LoadedModel:
-    """Open a bundled model by name, or a bundle folder or ONNX file by path.
+def load_model(
+    model: str, backend: str, precision: Precision | None = None, options: SessionOptions | None = None
+) -> LoadedModel:
+    """Open a bundled model by name, or a bundle folder or ONNX file by path; of a bundle, the graph `choose` names.
 
-    Raises ModelRefused: unknown name, hash or spec differing from the manifest, no spec, unusable file.
+    `precision` None is "auto". A file runs as what its spec says, and is refused when another precision is asked for.
+    Raises ModelRefused: unknown name, a precision that is not there, hash or spec differing from the manifest, no
+    spec, unusable file.
     """
     path = Path(model)
     bundled = {b.spec.name: b for b in list_bundles()}
     known = ", ".join(bundled) or "the bundled ones (there are none here)"
-    if model in bundled:
-        return _load_from_bundle(bundled[model], bundled[model].model_path(precision), backend, options)
     # os.path, unlike Path, answers False where a name is too long or a folder closed.
-    if os.path.isdir(path):  # noqa: PTH112
-        bundle = read_bundle(path)
-        return _load_from_bundle(bundle, bundle.model_path(precision), backend, options)
+    if model in bundled or os.path.isdir(path):  # noqa: PTH112
+        bundle = bundled[model] if model in bundled else read_bundle(path)
+        chosen = choose(bundle, backend, precision)
+        return replace(load_key(bundle, chosen.key, backend, options), why=chosen.why)
     if not os.path.isfile(path):  # noqa: PTH113
         raise ModelRefused(f"there is no model {model!r}: neither a file, a bundle folder, nor one of {known}")
+    loaded = _load_file(path, backend, options)
+    if precision in (None, loaded.spec.precision):
+        return replace(loaded, why="this file was given as the model")
+    loaded.close()
+    raise ModelRefused(
+        f"{path.name} is {loaded.spec.precision.value}, not {precision.value}: leave out --precision, or give the "
+        "folder of a bundle that holds it as the model"
+    )
+
+
+def load_key(bundle: Bundle, key: str, backend: str = "cpu", options: SessionOptions | None = None) -> LoadedModel:
+    """Open one graph of a bundle, whatever backends the manifest says it is for: also to check what is not to run here.
+
+    Raises ModelRefused as `load_model` does.
+    """
+    return _load_from_bundle(bundle, bundle.model_path(key), backend, options, to_run=False)
+
+
+def _load_file(path: Path, backend: str, options: SessionOptions | None) -> LoadedModel:
+    """Open a file of a bundle, or one that no manifest vouches for."""
     if (path.parent / MANIFEST).is_file():
-        return _load_from_bundle(read_bundle(path.parent), path, backend, options)
+        return _load_from_bundle(read_bundle(path.parent), path, backend, options, to_run=True)
     digest = model_sha256(path)
     session, spec = _opened(path, backend, options)
     if spec.task is Task.PROMPTED:
@@ -163,7 +112,7 @@ def load_model(model: str, backend: str, precision: Precision, options: SessionO
             "give its bundle's folder as the model"
         )
     note = f"{path.name} has no {MANIFEST} beside it: its hash could not be checked"
-    return LoadedModel(session, spec, digest, (note,))
+    return LoadedModel(session, spec, digest, (note,), file=path.name)
 
 
 def model_sha256(path: Path) -> str:
@@ -176,23 +125,30 @@ def model_sha256(path: Path) -> str:
         raise ModelRefused(f"cannot read the model {path}: {error.strerror}") from error
 
 
-def _load_from_bundle(bundle: Bundle, path: Path, backend: str, options: SessionOptions | None) -> LoadedModel:
+def _load_from_bundle(
+    bundle: Bundle, path: Path, backend: str, options: SessionOptions | None, to_run: bool
+) -> LoadedModel:
     decoder_path = bundle.decoder_path(path)
     # All hashes before any file is opened.
-    digest = _vouched_for(bundle, path)
-    decoder_digest = None if decoder_path is None else _vouched_for(bundle, decoder_path)
-    session = _opened_as(bundle, path, backend, options)
+    digest = vouched_for(bundle, path)
+    decoder_digest = None if decoder_path is None else vouched_for(bundle, decoder_path)
+    key = bundle.key_of(path)
+    if to_run:
+        require_backend(bundle, key, backend)
+    promised = bundle.spec_of(key)
+    file = path.relative_to(bundle.folder).as_posix()
+    session = _opened_as(promised, path, backend, options)
     if decoder_path is None:
-        return LoadedModel(session, bundle.spec, digest, ())
+        return LoadedModel(session, promised, digest, (), file=file)
     try:
-        decoder = _opened_as(bundle, decoder_path, backend, options)
+        decoder = _opened_as(promised, decoder_path, backend, options)
     except ModelRefused:
         session.close()
         raise
-    return LoadedModel(session, bundle.spec, digest, (), decoder, decoder_digest)
+    return LoadedModel(session, promised, digest, (), decoder, decoder_digest, file)
 
 
-def _vouched_for(bundle: Bundle, path: Path) -> str:
+def vouched_for(bundle: Bundle, path: Path) -> str:
     """Return a file's sha256. Raises ModelRefused when it is not the one in the manifest."""
     expected, found = bundle.files.get(path.relative_to(bundle.folder).as_posix()), model_sha256(path)
     if expected != found:
@@ -203,13 +159,20 @@ def _vouched_for(bundle: Bundle, path: Path) -> str:
     return found
 
 
-def _opened_as(bundle: Bundle, path: Path, backend: str, options: SessionOptions | None) -> Session:
-    """Open a file that must carry the manifest's own spec."""
+def _opened_as(promised: ModelSpec, path: Path, backend: str, options: SessionOptions | None) -> Session:
+    """Open a file that must carry the spec that the manifest promises."""
     session, spec = _opened(path, backend, options)
-    if spec != bundle.spec:
-        session.close()
-        raise ModelRefused(f"{path} and {MANIFEST} carry different specs. Get the bundle again from its source")
-    return session
+    if spec == promised:
+        return session
+    session.close()
+    again = "Get the bundle again from its source"
+    if spec.precision is not promised.precision:
+        raise ModelRefused(
+            f"{path} is labelled {spec.precision.value}, {MANIFEST} lists it as {promised.precision.value}. {again}"
+        )
+    if replace(spec, parent_sha256=promised.parent_sha256) == promised:
+        raise ModelRefused(f"{path} was made from another model than the one {MANIFEST} says. {again}")
+    raise ModelRefused(f"{path} and {MANIFEST} carry different specs. {again}")
 
 
 def _opened(path: Path, backend: str, options: SessionOptions | None) -> tuple[Session, ModelSpec]:
