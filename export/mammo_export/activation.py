@@ -18,6 +18,8 @@ EMBEDDING, BOXES, IOU = "embedding", "boxes", "iou"
 """Names of inputs and outputs, the same in every graph: engines and tools find tensors by them."""
 MARK = "activation_"
 """Prefix of the names of what is appended."""
+SIGMOID_NODE = "probability_sigmoid"
+"""The one name without it: the bundled models' graphs have it."""
 
 Tail = tuple[list[NodeProto], list[TensorProto], str, int]
 """Nodes, their constants, the output's name and its element type."""
@@ -25,7 +27,7 @@ Tail = tuple[list[NodeProto], list[TensorProto], str, int]
 
 def _sigmoid() -> Tail:
     return (
-        [helper.make_node("Sigmoid", [LOGITS], [PROBABILITY], "probability_sigmoid")],
+        [helper.make_node("Sigmoid", [LOGITS], [PROBABILITY], SIGMOID_NODE)],
         [],
         PROBABILITY,
         TensorProto.FLOAT,
@@ -118,6 +120,11 @@ def without_activation(model: onnx.ModelProto, spec: ModelSpec) -> onnx.ModelPro
     graph.graph.output[0].CopyFrom(helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, shape))
     del graph.metadata_props[:]
     return graph
+
+
+def kept_tail(graph: onnx.ModelProto) -> frozenset[str]:
+    """Return the names of the nodes that were appended here: they stay FP32 in every precision."""
+    return frozenset(n.name for n in graph.graph.node if n.name == SIGMOID_NODE or n.name.startswith(MARK))
 
 
 def _shape(value: ValueInfoProto) -> list[str | int]:
