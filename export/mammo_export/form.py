@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mammo_export.activation import BOXES
+from mammo_export.element_types import TYPES, computed_in
 from mammo_runtime.errors import GateMissed
 
 OPSET = 18
@@ -19,25 +21,57 @@ MAX_IR_VERSION = 10
 STRAY = frozenset({"Shape", "Size", "Loop", "If", "Scan", "NonZero", "SequenceAt", "GatherND"})
 """Sizes computed while running, control flow and results of unknown size: engines plan memory ahead. With a fixed
 grid none is needed; GatherND is what torch makes of adaptive pooling over a size that does not divide."""
+QUANTISED_OPSET = 19
+"""The first whose QuantizeLinear takes half precision: where INT8 and FP16 meet. TensorRT 10.3 reads it."""
+LEAST_SHARE = 0.9
+"""Of the convolutions and matrix products, what must compute in a precision before a graph may be called by it."""
+OUTER_TYPES = frozenset({TensorProto.FLOAT, TensorProto.UINT8})
+"""Of inputs and outputs, in every precision: a caller never sees halves."""
 SIZES = 3
 """Position of Resize's input `sizes`."""
 
 
-def check_form(model: onnx.ModelProto) -> None:
-    """Raise GateMissed unless the graph is what old and new engines read, with its weights inside and finite.
+@dataclass(frozen=True)
+class Promise:
+    """What a graph's label says of it."""
+
+    opset: int
+    types: tuple[str, ...]
+    """What its convolutions and matrix products compute in, together `LEAST_SHARE` of them, the first at least once."""
+
+
+PROMISES: Mapping[str, Promise] = {
+    "fp32": Promise(OPSET, ("fp32",)),
+    "fp16": Promise(OPSET, ("fp16",)),
+    "int8": Promise(QUANTISED_OPSET, ("int8", "fp16")),
+    "int8-twin": Promise(OPSET, ("int8", "fp32")),
+    "int8-cpu": Promise(OPSET, ("int8", "fp32")),
+}
+"""Key of a bundle's graph → its promise. The twin is the FP32-scale form of int8 and never shipped."""
+
+
+def check_form(model: onnx.ModelProto, key: str = "fp32") -> None:
+    """Raise GateMissed unless the graph is what old and new engines read, and computes in what its label says.
 
     Checked: one opset, IR version, no computed shapes or control flow, no batch norm in training form, no external
-    data, no NaN or infinite weight. A batch norm that stands before its convolution cannot be folded; it is legal
-    (one pass in ONNX Runtime, one scale layer in TensorRT, where Mul and Add would be two) and counted by `form_of`.
+    data, no NaN or infinite weight, float32 (or uint8 labels) outside, no cast of a cast, `key`'s promise. A batch
+    norm that stands before its convolution cannot be folded; it is legal (one pass in ONNX Runtime, one scale layer
+    in TensorRT, where Mul and Add would be two) and counted by `form_of`.
     """
     opsets = {o.domain: o.version for o in model.opset_import}
-    if opsets != {"": OPSET} or model.ir_version > MAX_IR_VERSION:
+    if opsets != {"": PROMISES[key].opset} or model.ir_version > MAX_IR_VERSION:
         raise GateMissed(f"the graph has opsets {opsets} and IR version {model.ir_version}")
     stray = STRAY & {node.op_type for node in model.graph.node if not _counts_boxes(node)}
     if stray:
         raise GateMissed(f"the graph holds {', '.join(sorted(stray))} nodes, which engines handle badly")
     if any(a.name == "training_mode" and a.i for node in model.graph.node for a in node.attribute):
         raise GateMissed("a batch norm of the graph is in training form; its output would depend on the other images")
+    _check_weights(model)
+    _check_types(model)
+    _check_promise(model, key)
+
+
+def _check_weights(model: onnx.ModelProto) -> None:
     tensors = list(_tensors(model))
     if any(t.data_location == TensorProto.EXTERNAL for t in tensors):
         raise GateMissed("the graph keeps weights in another file")
@@ -47,15 +81,44 @@ def check_form(model: onnx.ModelProto) -> None:
             raise GateMissed(f"the weight {tensor.name} holds NaN or infinite values; the training run is broken")
 
 
+def _check_types(model: onnx.ModelProto) -> None:
+    for value in (*model.graph.input, *model.graph.output):
+        element = value.type.tensor_type.elem_type
+        if element not in OUTER_TYPES:
+            found = TYPES.get(element, TensorProto.DataType.Name(element).lower())
+            raise GateMissed(f"the graph's {value.name} is {found}; inputs and outputs are float32 in every precision")
+    casts = {output for node in model.graph.node if node.op_type == "Cast" for output in node.output}
+    for node in model.graph.node:
+        if node.op_type == "Cast" and casts & set(node.input):
+            raise GateMissed(f"{node.name} casts what a cast has made: two passes over the tensor, and lost digits")
+
+
+def _check_promise(model: onnx.ModelProto, key: str) -> None:
+    types = PROMISES[key].types
+    try:
+        counts = computed_in(model)
+    except Exception as error:  # onnx raises a RuntimeError of its own for types that do not fit together
+        raise GateMissed(f"the types of the graph do not fit together: {' '.join(str(error).split())[:200]}") from error
+    total = sum(counts.values())
+    share = sum(counts.get(element, 0) for element in types) / total if total else 1.0
+    if share < LEAST_SHARE or (total and not counts.get(types[0])):
+        measured = ", ".join(f"{count} in {element}" for element, count in counts.items())
+        raise GateMissed(
+            f"the graph is called {key}, but of its {total} convolutions and matrix products {measured}: "
+            f"{share:.0%} keep the promise (limit {LEAST_SHARE:.0%})"
+        )
+
+
 def form_of(model: onnx.ModelProto) -> dict[str, Any]:
     """Return what the graph is made of, JSON-ready: nodes, operators with their counts, batch norms left over."""
     operators = Counter(node.op_type for node in model.graph.node)
     return {
-        "opset": OPSET,
+        "opset": next(o.version for o in model.opset_import if not o.domain),
         "ir_version": model.ir_version,
         "nodes": len(model.graph.node),
         "operators": dict(sorted(operators.items())),
         "batch_norms_left": operators["BatchNormalization"],
+        "computed_in": computed_in(model),
     }
 
 

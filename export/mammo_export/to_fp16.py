@@ -44,6 +44,7 @@ def to_fp16(graph: onnx.ModelProto, keep: Collection[str] = ()) -> onnx.ModelPro
     """
     model = onnx.ModelProto()
     model.CopyFrom(graph)
+    del model.graph.value_info[:]  # a stale one, or one of a constant, makes the library cast what needs none
     for node in model.graph.node:
         node.name = name_of(node)
     kept = frozenset(keep)

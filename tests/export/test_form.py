@@ -87,6 +87,7 @@ def test_a_batch_norm_before_its_convolution_is_legal_and_counted() -> None:
         "nodes": 1,
         "operators": {"BatchNormalization": 1},
         "batch_norms_left": 1,
+        "computed_in": {},
     }
     assert "1 batch norms that no convolution precedes" in form_line(graph)
 
