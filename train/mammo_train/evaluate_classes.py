@@ -40,11 +40,8 @@ def _label_block(model: Model, rows: Sequence[IndexRow]) -> dict[str, Any]:
     matrices = np.zeros((len(rows), len(classes), len(classes)), np.int64)
     items: list[dict[str, Any]] = []
     for number, row in enumerate(rows):
-        image, truth = model.read_labels(row)
-        labels = model.judge(image).labels
-        assert labels is not None, "the runtime answers labels to every multi-class model"
-        matrices[number] = confusion(labels, truth, len(classes))
-        items.append({"image": row.name, "group": row.group, "ignored_px": truth.size - int(matrices[number].sum())})
+        matrices[number], pixels = label_matrix(model, row)
+        items.append({"image": row.name, "group": row.group, "ignored_px": pixels - int(matrices[number].sum())})
     own_accuracy, means = accuracy(matrices), macro(matrices)
     for number, item in enumerate(items):
         values = {"accuracy": own_accuracy[number], "macro_dice": means["dice"][number]}
@@ -68,6 +65,14 @@ def _label_block(model: Model, rows: Sequence[IndexRow]) -> dict[str, Any]:
     return {**block, "items": items}
 
 
+def label_matrix(model: Model, row: IndexRow) -> tuple[np.ndarray, int]:
+    """Judge a multi-class map: confusion int64 [classes, classes] of the pixels that count, and all its pixels."""
+    image, truth = model.read_labels(row)
+    labels = model.judge(image).labels
+    assert labels is not None, "the runtime answers labels to every multi-class model"
+    return confusion(labels, truth, len(model.spec.classes)), truth.size
+
+
 def classifier_blocks(
     model: Model, rows: Sequence[IndexRow], kinds: Sequence[str], together: Sequence[str], report: Report | None
 ) -> dict[str, Any]:
@@ -84,7 +89,7 @@ def classifier_blocks(
         return {}
     if report is not None:
         report(f"{len(own)} pictures")
-    probabilities = np.stack([_scores(model, row) for row in own])
+    probabilities = np.stack([class_scores(model, row) for row in own])
     truth = np.array([model.spec.classes.index(row.kind) for row in own])
     items = [
         {
@@ -100,7 +105,7 @@ def classifier_blocks(
     return {ALL: {"measures": "classes", "item": "image", **summary, "items": items}}
 
 
-def _scores(model: Model, row: IndexRow) -> np.ndarray:
+def class_scores(model: Model, row: IndexRow) -> np.ndarray:
     """Return the class probabilities of a picture, float64 [classes], made to sum to exactly 1."""
     scores = np.array([entry.probability for entry in model.judge(model.read_image(row)).classes])  # type: ignore[union-attr]
     return np.asarray(scores / scores.sum())

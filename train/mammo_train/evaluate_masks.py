@@ -96,18 +96,13 @@ def lesion_mask(mask: np.ndarray, box: Box) -> np.ndarray:
     return np.asarray(labels == max(own, key=lambda k: int(stats[k][cv2.CC_STAT_AREA])))
 
 
-def _score_picture(model: Model, row: IndexRow) -> dict[str, Any]:
-    """Judge a whole picture."""
-    labelled = model.read(row)
-    found = model.judge(labelled.image)
-    breast = breast_region(labelled.image, model.spec)
-    part = np.s_[...] if breast is None else breast
-    lesions = _lesions(labelled, found.mask)
-    number, labels, _ = components(found.mask)
+def picture_item(labelled: LabelledImage, mask: np.ndarray) -> dict[str, Any]:
+    """Compare a mask bool [rows, columns] of a whole picture with its truth."""
+    lesions = _lesions(labelled, mask)
+    number, labels, _ = components(mask)
     true_positives = len(set(np.unique(labels[labelled.mask]).tolist()) - {0})
     return {
-        **_overlap_row(row, count(found.mask, labelled.mask)),
-        "breast": {"found": breast is not None, "counts": asdict(count(found.mask[part], labelled.mask[part]))},
+        **_overlap_row(labelled.row, count(mask, labelled.mask)),
         "findings": number,
         "false_findings": number - true_positives,
         "lesions": lesions,
@@ -115,28 +110,41 @@ def _score_picture(model: Model, row: IndexRow) -> dict[str, Any]:
     }
 
 
-def _score_lesions(model: Model, row: IndexRow) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Judge each lesion of a picture: with its tight box, and with the moved one.
+def _score_picture(model: Model, row: IndexRow) -> dict[str, Any]:
+    """Judge a whole picture."""
+    labelled = model.read(row)
+    found = model.judge(labelled.image)
+    breast = breast_region(labelled.image, model.spec)
+    part = np.s_[...] if breast is None else breast
+    in_breast = {"found": breast is not None, "counts": asdict(count(found.mask[part], labelled.mask[part]))}
+    return {**picture_item(labelled, found.mask), "breast": in_breast}
+
+
+def lesion_item(model: Model, labelled: LabelledImage, number: int, box: Box) -> dict[str, Any]:
+    """Judge lesion `number` (from 1) of a picture, pointed at with a box.
 
     Windows are judged as a whole, with all that is in them; a prompted model, which sees the whole picture, by the
     lesion that it was pointed at.
     """
+    own = lesion_mask(labelled.mask, labelled.boxes[number - 1])
+    prompted = model.spec.task is Task.PROMPTED
+    found = model.judge(labelled.image, [box])
+    part = np.s_[:, :] if prompted else lesion_window(labelled, box, model.spec.input.roi_margin)
+    truth = own if prompted else labelled.mask
+    values = _overlap_row(labelled.row, count(found.mask[part], truth[part]))
+    values["box_dice"] = dice(_filled(box, truth.shape)[part], truth[part])
+    if found.box_predicted_iou is not None:
+        values["predicted_iou"] = found.box_predicted_iou[0]
+    diameter = _diameter_mm(int(own.sum()), labelled)
+    return {**values, "lesion": number, "findings": len(found.findings), "diameter_mm": diameter}
+
+
+def _score_lesions(model: Model, row: IndexRow) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Judge each lesion of a picture: with its tight box, and with the moved one."""
     labelled = model.read(row)
     for number, tight in enumerate(labelled.boxes, start=1):
-        own = lesion_mask(labelled.mask, tight)
-        prompted = model.spec.task is Task.PROMPTED
-        results = []
-        for box in (tight, jittered(tight, f"{row.name} {number}")):
-            found = model.judge(labelled.image, [box])
-            part = np.s_[:, :] if prompted else lesion_window(labelled, box, model.spec.input.roi_margin)
-            truth = own if prompted else labelled.mask
-            values = _overlap_row(row, count(found.mask[part], truth[part]))
-            values["box_dice"] = dice(_filled(box, truth.shape)[part], truth[part])
-            if found.box_predicted_iou is not None:
-                values["predicted_iou"] = found.box_predicted_iou[0]
-            diameter = _diameter_mm(int(own.sum()), labelled)
-            results.append({**values, "lesion": number, "findings": len(found.findings), "diameter_mm": diameter})
-        yield results[0], results[1]
+        moved = jittered(tight, f"{row.name} {number}")
+        yield lesion_item(model, labelled, number, tight), lesion_item(model, labelled, number, moved)
 
 
 def _filled(box: Box, shape: tuple[int, ...]) -> np.ndarray:
