@@ -13,7 +13,7 @@ import click
 
 from mammo_runtime import __version__
 from mammo_runtime.errors import EXIT_MEANING, ExitCode, MammoError, UsageError
-from mammo_runtime.terminal import Progress, closing_lines, printable
+from mammo_runtime.terminal import Progress, chosen_line, closing_lines, printable
 
 if TYPE_CHECKING:
     from mammo_runtime.plan import RunSettings
@@ -61,10 +61,11 @@ def _number(context: click.Context, parameter: click.Parameter, value: float | N
 @click.option("--backend", type=click.Choice(["cpu"]), default="cpu", show_default=True, help="What runs the model.")
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
-    default="fp32",
+    type=click.Choice(["auto", "fp32", "fp16", "int8"]),
+    default="auto",
     show_default=True,
-    help="Which graph of the bundle.",
+    help="Which graph of the bundle; auto: the fastest that passed every gate and was timed on this kind of "
+    "processor, else fp32.",
 )
 @click.option("--threads", type=click.IntRange(0), default=0, help="Threads of the model. [default: one for each core]")
 @click.option(
@@ -157,7 +158,7 @@ def _settings(options: dict[str, Any]) -> RunSettings:
         output=options["output"] or Path("dry-run-writes-nothing"),
         model=options["model"],
         backend=options["backend"],
-        precision=Precision(options["precision"]),
+        precision=None if options["precision"] == "auto" else Precision(options["precision"]),
         boxes=options["boxes"],
         point=OperatingPoint(options["threshold"], options["min_area"]),
         reading=ReadOptions(
@@ -195,7 +196,8 @@ def _dry_run(settings: RunSettings, as_json: bool) -> None:
     looked = [f for f in plan.files if not f.skip]
     if as_json:
         click.echo(json.dumps({
-            "model": model.spec.name, "backend": model.session.backend, "inputs": [str(f.path) for f in looked],
+            "model": model.spec.name, "model_file": model.file, "precision": model.spec.precision.value,
+            "why": model.why, "backend": model.session.backend, "inputs": [str(f.path) for f in looked],
             "skipped": {str(f.path): f.skip for f in plan.files if f.skip}, "boxes_without_image": plan.unmatched,
             "notes": [*plan.notes, *model.notes],
         }))  # fmt: skip
@@ -207,6 +209,7 @@ def _dry_run(settings: RunSettings, as_json: bool) -> None:
     click.echo(
         f"would look at {len(looked)} of {len(plan.files)} files with {printable(model.spec.name)}, wrote nothing"
     )
+    click.echo(printable(chosen_line(model.file, model.why)))
 
 
 def main() -> None:

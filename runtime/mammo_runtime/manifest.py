@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from math import isfinite
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -28,6 +27,7 @@ ORIGIN = "fp32"
 """Key of the graph that all others are made from and judged by."""
 PASSED = "passed"
 """The verdict of a graph that passed every gate, speed included."""
+_MAX_RATIO = 1e6
 _MAX_WORDS = 300
 """Characters of a sentence that are shown."""
 
@@ -100,7 +100,8 @@ class Bundle:
         return {
             "name": self.spec.name,
             "path": str(self.model_path(Precision.FP32)),
-            "precisions": list(self.precisions),
+            "precisions": list(dict.fromkeys(KEYS[key].value for key in self.precisions)),
+            "files": {key: str(entry["file"]) for key, entry in self.precisions.items()},
             "input": {"mode": size.mode.value, "channels": size.channels, "height": size.height, "width": size.width},
             "task": self.spec.task.value,
             "classes": list(self.spec.classes),
@@ -208,7 +209,7 @@ def _speeds(values: object, where: str) -> None:
         _text(one.get("backend"), f"a speed of {where} names no backend")
         _text(one.get("than"), f"a speed of {where} does not say than what")
         ratio = one.get("ratio")
-        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not (isfinite(ratio) and ratio > 0):
+        if isinstance(ratio, bool) or not isinstance(ratio, (int, float)) or not 0 < ratio < _MAX_RATIO:
             raise ValueError(f"a speed of {where} has no positive ratio")
         if not isinstance(one.get("passed"), bool):
             raise ValueError(f"a speed of {where} does not say whether it passed")

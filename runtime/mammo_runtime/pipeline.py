@@ -210,7 +210,7 @@ def _work_key(run: Run, digest: str, boxes: Sequence[Box] | None) -> str:
     """Return a hash of all that determines a result: content, model, settings, toolkit version."""
     parts = {
         "content": digest,
-        "model": [run.model.sha256, run.model.decoder_sha256],
+        "model": [run.model.file, run.model.sha256, run.model.decoder_sha256],
         "backend": run.model.session.backend,
         "point": asdict(run.settings.point),
         "reading": {name: str(value) for name, value in vars(run.reading).items()},

@@ -32,7 +32,8 @@ class RunSettings:
     model: str | None = None
     """Bundled name or path; None: `mass-full`, or `mass-roi` when boxes are given."""
     backend: str = "cpu"
-    precision: Precision = Precision.FP32
+    precision: Precision | None = None
+    """None: "auto", the fastest graph that is proved for this processor, else FP32 (see `choice.choose`)."""
     boxes: Path | None = None
     point: OperatingPoint = field(default_factory=OperatingPoint)
     reading: ReadOptions = field(default_factory=ReadOptions)
@@ -115,7 +116,8 @@ def notes_on_settings(settings: RunSettings, spec: ModelSpec) -> tuple[str, ...]
 def settings_record(settings: RunSettings) -> dict[str, Any]:
     """Return the settings for run.json; paths are left out of de-identified runs."""
     values = asdict(settings)
-    values["precision"], values["reading"]["modality"] = settings.precision.value, settings.reading.modality.value
+    values["precision"] = "auto" if settings.precision is None else settings.precision.value
+    values["reading"]["modality"] = settings.reading.modality.value
     values["inputs"], values["output"] = [str(path) for path in settings.inputs], str(settings.output)
     values["boxes"] = str(settings.boxes) if settings.boxes else None
     if settings.deidentify:

@@ -28,9 +28,9 @@ def unfinished_record(model: LoadedModel, image: str, status: str, error: str, d
         "intensity_rule": None, "file_sha256": digest or None, "spacing_mm": None, "spacing_source": "none",
         "laterality": None, "view": None, "notes": [], "boxes": None, "prompt_source": None, "findings": [],
         "box_predicted_iou": None, "predicted_class": None, "classes": [], "timings_ms": {}, "outputs": {},
-        "model": model.spec.name, "model_sha256": model.sha256, "decoder_sha256": model.decoder_sha256,
-        "backend": model.session.backend, "precision": model.spec.precision.value, "threshold": None,
-        "min_area_px": None,
+        "model": model.spec.name, "model_file": model.file, "model_sha256": model.sha256,
+        "decoder_sha256": model.decoder_sha256, "backend": model.session.backend,
+        "precision": model.spec.precision.value, "threshold": None, "min_area_px": None,
     }  # fmt: skip
 
 

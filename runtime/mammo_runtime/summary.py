@@ -52,6 +52,8 @@ def run_record(
         "total_s": round(total_s, 3),
         "model": {
             "name": spec.name,
+            "file": model.file,
+            "why": model.why,
             "sha256": model.sha256,
             "decoder_sha256": model.decoder_sha256,
             "task": spec.task.value,

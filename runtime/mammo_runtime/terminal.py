@@ -66,8 +66,14 @@ def closing_lines(summary: dict[str, Any], output: Path) -> None:
     )
     name = printable(summary["model"]["name"])
     click.echo(f"{name} {summary['precision']} on {summary['backend']}, {summary['total_s']:.1f} s")
+    click.echo(printable(chosen_line(summary["model"]["file"], summary["model"]["why"])))
     click.echo(printable(f"report: {output / 'report.html'}"))
     click.echo(f"exit code {summary['exit_code']}: {summary['exit_meaning']}")
+
+
+def chosen_line(file: str, why: str) -> str:
+    """Return which file was run and why."""
+    return f"file: {file} ({why})"
 
 
 def _said(record: dict[str, Any]) -> str:

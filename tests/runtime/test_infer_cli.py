@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tiny_model import ENVIRONMENT, TINY, command, files_below, infer, picture, records, save, tiny_spec, write_bundle
+from tiny_precisions import passed, write_precisions
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc, mount or names of any bytes")
@@ -149,13 +150,26 @@ def test_quiet_is_silent_and_verbose_names_each_input(small: Path, tmp_path: Pat
     assert "a.png: ok, 1 finding(s)" in verbose.stderr
 
 
+def test_the_graph_is_chosen_by_precision_and_named_with_the_reason(small: Path, tmp_path: Path) -> None:
+    reasons = {"int8-cpu": {"verdict": "missed", "why": ["Dice -0.020, \x1b[31mlimit -0.005"]}}
+    folder = write_precisions(tmp_path / "b", {"fp16": passed()}, not_shipped=reasons)
+    done = infer(small, "-o", tmp_path / "out", "--model", folder, "--precision", "fp16")
+    assert "file: model.fp16.onnx (fp16 was asked for)" in done.stdout
+    refused = infer(small, "-o", tmp_path / "none", "--model", folder, "--precision", "int8")
+    assert (refused.returncode, refused.stdout.splitlines()[1:]) == (5, [])
+    assert "holds no int8-cpu model (Dice -0.020, ?[31mlimit -0.005); it has fp32, fp16" in refused.stderr
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_dry_run_writes_nothing(small: Path, tmp_path: Path, model: Path) -> None:
     before = files_below(tmp_path)
     plain = infer(small, "--dry-run", "--model", model, cwd=tmp_path)
     assert plain.returncode == 0
     assert "would look at 2 of 2 files with tiny, wrote nothing" in plain.stdout
+    assert "file: model.fp32.onnx (auto takes fp32: fp16 is not in the bundle, int8-cpu is not in the" in plain.stdout
     told = infer(small, "-o", tmp_path / "out", "--dry-run", "--model", model, "--json")
     assert json.loads(told.stdout)["inputs"] == [str(small / "a.png"), str(small / "n.txt")]
+    assert (json.loads(told.stdout)["model_file"], json.loads(told.stdout)["precision"]) == ("model.fp32.onnx", "fp32")
     assert files_below(tmp_path) == before
     assert not (tmp_path / "out").exists()
 
@@ -181,8 +195,10 @@ def test_list_models_is_json_for_programs() -> None:
     done = infer("--list-models", "--json")
     assert done.returncode == 0
     for model in json.loads(done.stdout):
-        assert {"name", "path", "input", "task"} <= set(model)
+        assert {"name", "path", "precisions", "input", "task"} <= set(model)
         assert Path(model["path"]).is_file()
+        assert (Path(model["path"]).parent / model["files"]["fp32"]).samefile(model["path"])
+        assert set(model["precisions"]) <= {"fp32", "fp16", "int8"}
     assert infer("--list-models").returncode == 0
 
 

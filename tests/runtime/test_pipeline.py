@@ -16,10 +16,13 @@ import pytest
 
 from mammo_runtime import pipeline
 from mammo_runtime.errors import ExitCode
+from mammo_runtime.hashing import file_sha256
 from mammo_runtime.plan import RunSettings
 from mammo_runtime.result import OperatingPoint, Result
+from mammo_runtime.spec import Precision
 from pipeline_runs import go, mask, statuses
 from tiny_model import files_below, picture, records, save, tiny_spec, write_model
+from tiny_precisions import passed, write_precisions
 
 
 def test_every_input_is_accounted_for_in_order(settings: RunSettings) -> None:
@@ -177,6 +180,20 @@ def test_run_json_tells_what_ran(settings: RunSettings, tmp_path: Path) -> None:
     assert summary["settings"]["inputs"] == [str(settings.inputs[0])]
     assert any("could not be checked" in note for note in summary["notes"])
     assert summary["machine"]["python"] == sys.version.split()[0]
+    assert (summary["model"]["file"], summary["model"]["why"]) == ("loose.onnx", "this file was given as the model")
+    assert summary["settings"]["precision"] == "auto"
+
+
+def test_every_result_says_which_graph_of_the_bundle_it_is_of(settings: RunSettings, tmp_path: Path) -> None:
+    save(settings.inputs[0] / "a.png")
+    folder = write_precisions(tmp_path / "several", {"fp16": passed(), "int8-cpu": passed()})
+    summary = go(replace(settings, model=str(folder), precision=Precision.INT8))
+    (record,) = records(settings.output)
+    assert (record["model_file"], record["precision"]) == ("model.int8-cpu.onnx", "int8")
+    assert record["model_sha256"] == summary["model"]["sha256"] == file_sha256(folder / "model.int8-cpu.onnx")
+    assert (summary["model"]["file"], summary["precision"]) == ("model.int8-cpu.onnx", "int8")
+    assert summary["model"]["why"] == "int8 was asked for, which on the cpu backend is int8-cpu"
+    assert "int8 was asked for" in (settings.output / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_threshold_on_record_is_the_one_used(settings: RunSettings) -> None:

@@ -15,8 +15,10 @@ from mammo_runtime import pipeline
 from mammo_runtime.errors import OutputError
 from mammo_runtime.plan import RunSettings
 from mammo_runtime.result import OperatingPoint
+from mammo_runtime.spec import Precision
 from pipeline_runs import statuses
 from tiny_model import files_below, picture, save, tiny_spec, write_bundle
+from tiny_precisions import passed, write_precisions
 
 DONE: list[str] = []
 
@@ -76,6 +78,16 @@ def test_what_changed_is_done_again_and_nothing_else(settings: RunSettings, tmp_
     assert DONE == ["a.png"]
     go(replace(settings, model=str(tmp_path / "other"), overwrite=True))
     assert DONE == ["0.png", "a.png", "b.png"]
+
+
+def test_another_graph_of_the_same_bundle_is_another_model(settings: RunSettings, tmp_path: Path) -> None:
+    save(settings.inputs[0] / "a.png")
+    several = replace(settings, model=str(write_precisions(tmp_path / "b", {"fp16": passed(), "int8-cpu": passed()})))
+    for precision in (None, Precision.FP16, Precision.INT8, Precision.FP32):
+        go(replace(several, precision=precision))
+        assert DONE == ["a.png"]
+    go(several)
+    assert DONE == [], "auto is fp32 here, which has just been done"
 
 
 @pytest.mark.parametrize("how", ["broken", "empty", "unreadable", "pipe"])

@@ -36,8 +36,8 @@ def test_a_finished_record_says_everything() -> None:
         "intensity_rule": "8 bit", "file_sha256": "cd" * 32, "spacing_mm": [0.1, 0.2], "spacing_source": "user",
         "laterality": "L", "view": "MLO", "notes": ["twice"], "boxes": [[30, 50, 20.5, 21]],
         "prompt_source": "boxes file", "box_predicted_iou": None, "predicted_class": None, "classes": [],
-        "timings_ms": {"read": 1.23}, "outputs": {"mask": "masks/a.png"}, "model": "echo", "model_sha256": "ab" * 32,
-        "decoder_sha256": None,
+        "timings_ms": {"read": 1.23}, "outputs": {"mask": "masks/a.png"}, "model": "echo",
+        "model_file": "", "model_sha256": "ab" * 32, "decoder_sha256": None,
         "backend": "echo", "precision": "fp32", "threshold": 0.5, "min_area_px": 0.0,
     }  # fmt: skip
     (finding,) = record["findings"]

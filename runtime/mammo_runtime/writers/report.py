@@ -118,6 +118,8 @@ def _run_facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Threshold", _words(model.get("threshold"), _UNKNOWN if _task_words(run).marks else "none: likeliest class")),
         ("Backend", _words(run.get("backend"))),
         ("Precision", _words(run.get("precision"))),
+        ("Model file", _words(model.get("file"))),
+        ("Why this file", _words(model.get("why"))),
         ("Toolkit", f"mammo-edge {_words(run.get('toolkit_version'))}"),
         ("Started", _when(run.get("started"))),
         ("Finished", _when(run.get("finished"))),

@@ -38,6 +38,7 @@ RUN_COLUMNS = (
     "threshold",
     "min_area_px",
     "model",
+    "model_file",
     "model_sha256",
     "decoder_sha256",
     "backend",
