@@ -113,7 +113,13 @@ def misses(
     return tuple(found)
 
 
-def advice(key: str, difference: Difference, spec: ModelSpec, calibrated_on: int | None = None) -> tuple[str, ...]:
+def preference(difference: Difference) -> tuple[float, ...]:
+    """Return what candidates are compared by, the largest is best: answers, lesions kept, mean score."""
+    mean = -1.0 if difference.mean is None else difference.mean
+    return -float(len(difference.unusable)), -float(len(difference.lost)), mean
+
+
+def advice(key: str, difference: Difference, calibrated_on: int | None = None) -> tuple[str, ...]:
     """Return what to try when a precision misses its limits. `calibrated_on`: calibration inputs of INT8."""
     if difference.unusable:
         return (
