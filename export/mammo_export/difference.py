@@ -39,7 +39,7 @@ class Item:
     said: str = ""
     """The class that a classifier predicts."""
     hits: str = ""
-    """Of whole pictures: for each true lesion "1" where the mask touches it, "0" where not."""
+    """Of whole pictures: for each true lesion, topmost first, "1" where the mask touches it, "0" where not."""
     fault: str = ""
     """Why there is no usable answer (NaN, a wrong shape …)."""
 
@@ -155,7 +155,8 @@ def _lost(old: Item, new: Item) -> list[str]:
     """Return the true lesions that the reference found and the candidate does not."""
     if old.hits:
         pairs = enumerate(zip(old.hits, new.hits, strict=True), start=1)
-        return [f"{old.name} lesion {k}" for k, (before, after) in pairs if before == HIT != after]
+        total = len(old.hits)
+        return [f"{old.name} (lesion {k} of {total})" for k, (before, after) in pairs if before == HIT != after]
     if old.found and not new.found and old.score:
         return [old.name]
     return []
