@@ -59,7 +59,10 @@ class SessionOptions:
     """Threads inside one call; 0: one for each core."""
 
 
-BACKENDS: Mapping[str, str] = {"cpu": "mammo_runtime.backends.ort:OrtSession"}
+BACKENDS: Mapping[str, str] = {
+    "cpu": "mammo_runtime.backends.ort:OrtSession",
+    "tensorrt": "mammo_runtime.backends.trt:TensorRTSession",
+}
 """Backend name → "module:class"; loaded by name, on use. The class takes (model bytes' path, options)."""
 
 

@@ -1,4 +1,4 @@
-"""A look into an ONNX file's bytes, without the `onnx` package, for tensors that lie outside the file.
+"""A look into an ONNX file's bytes, without the `onnx` package: for tensors outside the file, and its metadata.
 
 ONNX Runtime resolves external tensor data of a model given as bytes against the working directory and follows "../"
 (measured with 1.31), so such files are refused before it sees them. The field numbers are those of onnx.proto.
@@ -23,12 +23,24 @@ _HOLDS: Mapping[str, Mapping[int, str]] = {
     "tensor": {},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_METADATA, _KEY, _VALUE = 14, 1, 2
+"""Of the model: its `metadata_props`, and what each of them holds."""
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def has_external_data(model: bytes) -> bool:
     """Tell whether any tensor of a serialised ONNX model points outside. Raises ValueError when it is no such model."""
     return _search(memoryview(model), "model", 0)
+
+
+def metadata_of(model: bytes) -> dict[str, str]:
+    """Return the custom metadata of a serialised ONNX model. Raises ValueError when it is no such model."""
+    found: dict[str, str] = {}
+    for number, entry in _fields(memoryview(model)):
+        if number == _METADATA and not isinstance(entry, int):
+            texts = {n: bytes(v).decode("utf-8") for n, v in _fields(entry) if not isinstance(v, int)}
+            found[texts.get(_KEY, "")] = texts.get(_VALUE, "")
+    return found
 
 
 def _search(message: memoryview, kind: str, depth: int) -> bool:

@@ -7,7 +7,7 @@ them (shared facts; checked by the tests against the real bindings). Versions di
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,11 +74,8 @@ def name_of(trt: Any) -> str:
     return str(trt.__name__).split(".")[0].removesuffix("_bindings")
 
 
-def make_log(trt: Any, tell: Callable[[str], None] = lambda line: None) -> Any:
-    """Return a logger for the module; `.errors` and `.warnings` collect its lines, verbose ones are dropped.
-
-    `tell` is called with every warning and error as it comes.
-    """
+def make_log(trt: Any) -> Any:
+    """Return a logger for the module; `.errors` and `.warnings` collect its lines, the chattier ones are dropped."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -89,12 +86,10 @@ def make_log(trt: Any, tell: Callable[[str], None] = lambda line: None) -> Any:
         def log(self, severity: Any, message: str) -> None:
             kept = {"INTERNAL_ERROR": self.errors, "ERROR": self.errors, "WARNING": self.warnings}.get(severity.name)
             if kept is not None:
-                line = " ".join(str(message).split())
-                kept.append(line)
-                tell(line)
+                kept.append(" ".join(str(message).split()))
 
-        def last_error(self) -> str:
-            return self.errors[-1][:400] if self.errors else "it gave no reason"
+        def said(self) -> str:
+            return "; ".join(dict.fromkeys(self.errors))[:600] or "it gave no reason"
 
     return Log()
 
