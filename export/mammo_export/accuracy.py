@@ -17,6 +17,7 @@ from mammo_export.gates import MAX_BATCH_DIFFERENCE
 from mammo_runtime.errors import UsageError
 from mammo_runtime.session import Session
 from mammo_runtime.spec import InputMode, ModelSpec, Task
+from mammo_train.evaluate_masks import SIZES
 
 REPEATS = 100
 
@@ -32,7 +33,7 @@ class Limits:
     most_loss_low: float | None
     """Of the lower end of the mean's 95 % interval."""
     most_loss_of_size: float | None
-    """Of the mean score of the lesions of one size class, with however few of them."""
+    """Of the mean score of the lesions of one size class, with however few of them; not of those of unknown size."""
     most_changed_classes: float
     """Classifiers: fraction of pictures with another predicted class; one picture is always allowed, since between
     two classes that tie any rounding decides."""
@@ -70,6 +71,7 @@ LIMITS: Mapping[str, Limits] = {
 }
 """Key of a graph → its limits."""
 EXAMPLES = 5
+UNKNOWN_SIZE = SIZES[-1]
 
 
 def limits_of(key: str) -> Limits:
@@ -198,7 +200,7 @@ def _mean_misses(limits: Limits, found: Difference, spec: ModelSpec) -> list[str
             f"lesions of {size}: mean {what} changed by {own['mean']:+.4f} over {own['n']} "
             f"(limit {-limits.most_loss_of_size:+.4f})"
             for size, own in found.by_size.items()
-            if not own["mean"] >= -limits.most_loss_of_size
+            if size != UNKNOWN_SIZE and not own["mean"] >= -limits.most_loss_of_size
         ]
     if said and found.worst:
         worst = ", ".join(f"{name} {change:+.3f}" for name, change in found.worst[:EXAMPLES])

@@ -62,8 +62,6 @@ class Mix:
     passes: bool
     why: str
     """In one sentence."""
-    judged: int
-    """Models that were judged for it, now or in an earlier attempt."""
 
     def ranking_record(self) -> list[dict[str, Any]]:
         """Return the ranking, JSON-ready."""
@@ -78,12 +76,11 @@ class _Judge:
         make: Callable[[frozenset[str]], Made],
         judge: Callable[[Made], Difference],
         memory: Memory,
-        about: Mapping[str, Json],
+        base: Mapping[str, Json],
     ) -> None:
         self._make: Any = make
         self._judge: Any = judge
-        self._memory = memory
-        self._base = {"what": "mix", **about, "whole": _digest(make(frozenset()))}
+        self._memory, self._base = memory, base
         self._known: dict[frozenset[str], Difference] = {}
         self.seconds = 0.0
         """Spent on judging in this process."""
@@ -96,10 +93,6 @@ class _Judge:
             stored = self._memory.remembered(parts, lambda: self._judged(reverted).to_dict())
             self._known[reverted] = Difference.from_dict(stored)
         return self._known[reverted]
-
-    @property
-    def judged(self) -> int:
-        return len(self._known)
 
     def _judged(self, reverted: frozenset[str]) -> Difference:
         started = time.monotonic()
@@ -118,6 +111,7 @@ def find_mix(
     about: Mapping[str, Json] | None = None,
     still_worth: Worth | None = None,
     rank_always: bool = False,
+    rank_by: Callable[[Made], Difference] | None = None,
 ) -> Mix:
     """Return the fewest of the worst groups that must be reverted for the model to pass.
 
@@ -125,15 +119,18 @@ def find_mix(
     it with FP32. Groups are ranked by what each does alone, then the worst 1, 2, 4 … are reverted until `passes`,
     and the number is halved back to the least. `still_worth` ends that: what is not worthwhile is not tried. A killed
     search resumes from `memory`; `about` names what its results follow from besides the models (pictures, settings).
-    `rank_always`: rank even where nothing must be reverted, for the report.
+    `rank_always`: rank even where nothing must be reverted, for the report. `rank_by`: another judge for the ranking
+    only, such as one of fewer pictures; what is said in the end always comes from `judge`.
     """
     names = [group.name for group in groups]
-    ask = _Judge(make, judge, memory, about or {})
+    base = {"what": "mix", **(about or {}), "whole": _digest(make(frozenset()))}
+    ask = _Judge(make, judge, memory, base)
+    ask_quickly = ask if rank_by is None else _Judge(make, rank_by, memory, {**base, "quick": True})
     whole = ask(frozenset())
     if passes(whole):
-        ranking = _ranking(names, ask, report) if rank_always else ()
-        return Mix((), ranking, whole, True, "nothing had to be reverted", ask.judged)
-    ranking = _ranking(names, ask, report)
+        ranking = _ranking(names, ask_quickly, report) if rank_always else ()
+        return Mix((), ranking, whole, True, "nothing had to be reverted")
+    ranking = _ranking(names, ask_quickly, report)
     order = [effect.group for effect in ranking]
     worth = still_worth or (lambda reverted: True)
     most = _most_worthwhile(order, worth)
@@ -141,11 +138,13 @@ def find_mix(
     if least is None:
         stop = "more would not be worthwhile" if most < len(order) else "those are all"
         why = f"it does not pass with the {most} worst of {len(order)} groups reverted, and {stop}"
+        if not most:
+            why = f"it does not pass, and with any of {len(order)} groups reverted it would not be worthwhile"
         kept = tuple(order[:most])
-        return Mix(kept, ranking, ask(frozenset(kept)), False, why, ask.judged)
+        return Mix(kept, ranking, ask(frozenset(kept)), False, why)
     kept = tuple(order[:least])
     why = f"it passes with the {least} worst of {len(order)} groups reverted, not with fewer"
-    return Mix(kept, ranking, ask(frozenset(kept)), True, why, ask.judged)
+    return Mix(kept, ranking, ask(frozenset(kept)), True, why)
 
 
 def _ranking(names: Sequence[str], ask: _Judge, report: Callable[[str], None]) -> tuple[Effect, ...]:
