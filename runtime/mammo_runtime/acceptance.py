@@ -88,8 +88,11 @@ class AcceptanceReport:
 
     @property
     def records(self) -> list[dict[str, Any]]:
-        """What was measured, JSON-ready."""
-        return [asdict(graph) for graph in self.graphs]
+        """What was measured, JSON-ready; None where one of two answers lacks a part of the other."""
+        found: list[dict[str, Any]] = json.loads(json.dumps([asdict(graph) for graph in self.graphs]))
+        for image in (image for graph in found for image in graph["images"]):
+            image["differences"] = {k: v if isfinite(v) else None for k, v in image["differences"].items()}
+        return found
 
 
 def checkable(bundle: Bundle, backend: str) -> tuple[Precision, ...]:

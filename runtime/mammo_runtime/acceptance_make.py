@@ -134,9 +134,9 @@ def _phantom(seed: int, spec: ModelSpec) -> tuple[bytes, tuple[Box, ...] | None]
     phantom = make_phantom(seed, ROWS, COLUMNS, side, lesions=2 if seed % 3 == 0 else 1)
     pixels = phantom.pixels
     if spec.input.colour:
-        # Pink on white, violet where dense: each channel has its own course, so that swapped ones are seen.
+        # Pale background, pink, violet where dense: each channel has its own course, so that swapped ones are seen.
         dark = pixels.astype(np.float64) / WHITE
-        red, green, blue = (255 * (1 - share * dark) for share in (0.45, 0.9, 0.6))
+        red, green, blue = (240 * (1 - share * dark) for share in (0.45, 0.9, 0.6))
         pixels = np.rint(np.stack([blue, green, red], axis=-1)).astype(np.uint8)
     done, content = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 9])
     assert done, "OpenCV writes PNG"
