@@ -1,4 +1,4 @@
-"""An engine run by TensorRT (10.3 to 11.x, or its lean runtime) or TensorRT-RTX: one GPU, one stream, one call at a time."""
+"""An engine run by TensorRT (10.3 to 11.x, or lean) or TensorRT-RTX: one GPU, one stream, one call at a time."""
 
 from __future__ import annotations
 
