@@ -1,37 +1,25 @@
-"""Which nodes half precision would harm: measured on real images, each with the reason in one sentence."""
+"""Which nodes of a graph stay FP32 in its FP16 form: found by measurement on real images, each with the reason."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto, numpy_helper
 
-from mammo_export.activation import BOXES, kept_tail
-from mammo_export.element_types import inferred, name_of, sides_of
+from mammo_export.element_types import inferred
 from mammo_export.half_twin import half_twin
-from mammo_export.probe import largest_values
-from mammo_export.terms import terms_of
+from mammo_export.hazards import hazards_of
+from mammo_export.probe import largest_values, outputs_of
+from mammo_export.to_fp16 import to_fp16
 from mammo_runtime.errors import GateMissed
 
-LARGEST = 65504.0
-SMALLEST_NORMAL = 2.0**-14
-LARGEST_STEP = 2.0**-11
-"""Half precision's rounding error as a fraction of the value."""
-HEADROOM = 8
-"""The images of a site may drive a value this many times further than the measured ones did."""
-MOST_TERMS = 1024
-"""A sum in half precision stops growing where the next term is 2048 times smaller; half of that is asked for."""
-LOST = 2.0**-8
-"""Largest relative change of a single constant: half's own step is at most 2^-11 of a value, unless that is tiny."""
-EXACT_WHOLE = 2048
-"""Whole numbers are exact in half precision up to this."""
-STEEP: Mapping[str, float] = {"Softmax": 32.0, "Exp": 8.0, "Sin": 16.0, "Cos": 16.0}
-"""Operator → largest input for which half's step does not change the result by more than about 1 %."""
-FINE = frozenset({"Sin", "Cos"})
-"""Where the corners of a box end as pixels and go on as phases."""
+Batch = tuple[np.ndarray, ...]
+SECOND_LOOK = 4
+"""Inputs on which it is measured whether tiny values matter."""
+HARMLESS = 2.0**-10
+"""Change of an output, as a fraction of its largest value, that is half's own rounding and no loss."""
 
 
 @dataclass(frozen=True)
@@ -44,160 +32,60 @@ class Island:
     """One sentence."""
 
 
-def find_islands(graph: onnx.ModelProto, batches: Iterable[tuple[np.ndarray, ...]]) -> tuple[Island, ...]:
+def find_islands(graph: onnx.ModelProto, batches: Iterable[Batch]) -> tuple[Island, ...]:
     """Return the nodes of an FP32 graph that must stay FP32, in the graph's order, measured on real inputs.
 
     `batches`: one float32 array for each input of the graph, as `Session.run_all` takes them; they are streamed.
-    Careful rather than greedy: values are given `HEADROOM`, reductions are judged by what a half-precision sum could
-    lose. What the exporter appended stays FP32 anyway and is not listed. Raises GateMissed when the FP32 graph itself
-    is not finite.
+    Careful rather than greedy: values are given headroom, reductions are judged by what a half-precision sum could
+    lose. Only nodes with tiny values are looked at twice: they stay FP32 where that brings the outputs nearer to
+    those of the FP32 graph. What the exporter appended stays FP32 anyway and is not listed. Raises GateMissed when the
+    FP32 graph itself is not finite.
     """
-    values = largest_values(graph, batches)
-    broken = sorted(name for name, value in values.items() if np.isnan(value))
+    first: list[Batch] = []
+    largest = largest_values(graph, _remembering(batches, first))
+    broken = [name for name, value in largest.items() if np.isnan(value)]
     if broken:
         raise GateMissed(f"the FP32 graph gives NaN or infinity in {', '.join(broken[:3])}; no precision is made of it")
-    model = inferred(graph)
-    facts = Facts(
-        {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}, values, sides_of(model), _integers(model)
-    )
-    tensors = _delicate_tensors(model, facts)
-    tail = kept_tail(graph)
-    boxed = _between_boxes_and_phases(model)
-    found = []
-    for node in model.graph.node:
-        if node.name in tail or node.op_type == "Constant":
-            continue
-        reasons = [tensors[name] for name in (*node.input, *node.output) if name in tensors]
-        why = next(iter(reasons), None) or _constants(node, facts) or _reduction(node, facts)
-        if why is None and name_of(node) in boxed:
-            why = "it turns corners in pixels into phases; half precision has steps of half a pixel there"
-        if why is not None:
-            found.append(Island(name_of(node), node.op_type, why))
-    return tuple(found)
+    hazards = hazards_of(inferred(graph), largest)
+    sure = frozenset(hazard.node for hazard in hazards if not hazard.tiny)
+    kept = frozenset(hazard.node for hazard in hazards)
+    if kept != sure and _harmless(graph, sure, kept, first):
+        kept = sure
+    return tuple(Island(h.node, h.operator, h.why) for h in hazards if h.node in kept)
 
 
-def scan_not_finite(graph: onnx.ModelProto, batches: Iterable[tuple[np.ndarray, ...]]) -> tuple[str, ...]:
+def scan_not_finite(graph: onnx.ModelProto, batches: Iterable[Batch]) -> tuple[str, ...]:
     """Return the tensors of a graph of any precision that are NaN or infinite somewhere on real inputs.
 
     In the graph's order: the first one is where it begins. An FP16 graph is looked at through its `half_twin`,
     because a CPU would not overflow.
     """
-    return tuple(name for name, value in largest_values(half_twin(graph), batches).items() if np.isnan(value))
+    own = {name for node in graph.graph.node for name in node.output} | {v.name for v in graph.graph.input}
+    values = largest_values(half_twin(graph), batches)
+    return tuple(name for name, value in values.items() if np.isnan(value) and name in own)
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What is known about the tensors of a graph."""
-
-    constants: Mapping[str, np.ndarray]
-    largest: Mapping[str, float]
-    """|value| on real inputs."""
-    sides: Mapping[str, tuple[int, ...]]
-    integers: frozenset[str]
-
-    def largest_of(self, names: Sequence[str]) -> float:
-        """Return the largest |value| of the named tensors that were measured."""
-        return max((self.largest[name] for name in names if name in self.largest), default=0.0)
+def _remembering(batches: Iterable[Batch], first: list[Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        if len(first) < SECOND_LOOK:
+            first.append(batch)
+        yield batch
 
 
-def _integers(model: onnx.ModelProto) -> frozenset[str]:
-    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    whole = (TensorProto.INT32, TensorProto.INT64)
-    return frozenset(v.name for v in values if v.type.tensor_type.elem_type in whole)
-
-
-def _delicate_tensors(model: onnx.ModelProto, facts: Facts) -> dict[str, str]:
-    """Return tensor → why it must not be stored in half precision; its maker and its readers then stay FP32."""
-    found: dict[str, str] = {}
-    for name, largest in facts.largest.items():
-        if name in facts.integers:
-            continue
-        if largest * HEADROOM > LARGEST:
-            found[name] = f"values reach {largest:.3g} on real images; half precision ends at 65504"
-        elif 0 < largest < SMALLEST_NORMAL:
-            found[name] = f"values stay below {largest:.2g}, where half precision has few digits left"
-    for node in model.graph.node:
-        if not node.input:
-            continue
-        largest = facts.largest.get(node.input[0], 0.0)
-        if largest > STEEP.get(node.op_type, np.inf):
-            found[node.input[0]] = f"{node.op_type} is steep for values up to {largest:.3g}, which half rounds too much"
-        if node.op_type == "Cast" and node.input[0] in facts.integers and largest > EXACT_WHOLE:
-            found[node.output[0]] = f"whole numbers up to {largest:.0f}; half precision is exact to {EXACT_WHOLE}"
-    return found
-
-
-def _constants(node: NodeProto, facts: Facts) -> str | None:
-    """Return why a node's constants must not be rounded to half, or None."""
-    for name in () if node.op_type == "Resize" else node.input:  # whose scales are float32 in every precision
-        values = facts.constants.get(name)
-        if values is None or values.dtype != np.float32 or not values.size:
-            continue
-        most = float(np.abs(values).max())
-        if most > LARGEST:
-            return f"its constant {name} reaches {most:.3g}; half precision ends at 65504"
-        if values.size == 1 and most and abs(float(np.float16(most)) - most) > LOST * most:
-            return f"its constant {most:.3g} would become {float(np.float16(most)):.3g} in half precision"
-    if node.op_type == "BatchNormalization":
-        return _batch_norm(node, facts)
-    return _weights(node, facts)
-
-
-def _weights(node: NodeProto, facts: Facts) -> str | None:
-    """Return why tiny weights must not be rounded, or None: their loss would show in the output's last digit."""
-    weights = facts.constants.get(node.input[1]) if len(node.input) > 1 else None
-    if weights is None or weights.dtype != np.float32 or weights.ndim < 2:
-        return None
-    tiny = np.where(np.abs(weights) < SMALLEST_NORMAL, np.abs(weights - weights.astype(np.float16)), 0)
-    axis = 1 if node.op_type == "ConvTranspose" else 0
-    lost = float(np.moveaxis(tiny, axis, 0).reshape(weights.shape[axis], -1).sum(1).max())
-    lost *= facts.largest_of(node.input[:1])
-    if lost > LARGEST_STEP * facts.largest_of(node.output):
-        return f"its weights are so small that half precision would change its output by up to {lost:.2g}"
-    return None
-
-
-def _batch_norm(node: NodeProto, facts: Facts) -> str | None:
-    """Return why a batch norm that no convolution took in must stay FP32, or None."""
-    epsilon = next((a.f for a in node.attribute if a.name == "epsilon"), 1e-5)
-    exact = [facts.constants[name].astype(np.float64) for name in node.input[1:5]]
-    rounded = [v.astype(np.float16).astype(np.float64) for v in exact]
-    (factor, offset), (half_factor, half_offset) = (
-        (s / np.sqrt(v + epsilon), b - m * s / np.sqrt(v + epsilon)) for s, b, m, v in (exact, rounded)
+def _harmless(graph: onnx.ModelProto, fewer: frozenset[str], more: frozenset[str], batches: Sequence[Batch]) -> bool:
+    """Tell whether the outputs with fewer islands are as near to the FP32 graph's as those with more."""
+    exact, *rounded = (
+        outputs_of(one, batches) for one in (graph, *(half_twin(to_fp16(graph, keep)) for keep in (fewer, more)))
     )
-    changed = np.abs(half_factor - factor) * facts.largest_of(node.input[:1]) + np.abs(half_offset - offset)
-    share = float(changed.max()) / max(facts.largest_of(node.output), SMALLEST_NORMAL)
-    if share > 16 * LARGEST_STEP:
-        return f"rounding its parameters would change its output by up to {share:.1%}"
-    return None
+    for expected, with_fewer, with_more in zip(exact, *rounded, strict=True):
+        allowed = max(2 * _change(expected, with_more), HARMLESS)
+        if not _change(expected, with_fewer) <= allowed:
+            return False
+    return True
 
 
-def _reduction(node: NodeProto, facts: Facts) -> str | None:
-    """Return why a sum must be added up in FP32, or None."""
-    terms, squares = terms_of(node, facts.sides)
-    if terms > MOST_TERMS:
-        return f"it sums {terms} terms; a sum in half precision stops growing long before"
-    largest = facts.largest_of(node.input[:1])
-    total = terms * (largest**2 if squares else largest)
-    if terms > 1 and total * HEADROOM > LARGEST:
-        kind = "squares" if squares else "values"
-        return f"its sum of {terms} {kind} up to {largest:.3g} could pass 65504"
-    return None
-
-
-def _between_boxes_and_phases(model: onnx.ModelProto) -> frozenset[str]:
-    """Return the names of the nodes on a way from the boxes of a prompt to a sine or cosine."""
-    after: set[str] = set()
-    reached = {BOXES}
-    for node in model.graph.node:
-        if reached & set(node.input):
-            after.add(name_of(node))
-            if node.op_type not in FINE:
-                reached |= set(node.output)
-    needed: set[str] = set()
-    chosen: set[str] = set()
-    for node in reversed(model.graph.node):
-        if name_of(node) in after and (node.op_type in FINE or needed & set(node.output)):
-            chosen.add(name_of(node))
-            needed |= set(node.input)
-    return frozenset(chosen)
+def _change(expected: np.ndarray, found: np.ndarray) -> float:
+    """Return the largest difference as a fraction of the largest value; of labels, the fraction that differ."""
+    if expected.dtype == np.uint8:
+        return float((expected != found).mean())
+    return float(np.abs(expected - found).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))

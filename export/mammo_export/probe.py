@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,37 +25,54 @@ def largest_values(graph: onnx.ModelProto, batches: Iterable[Sequence[np.ndarray
     """
     probe, names = _with_maxima(graph)
     most = np.zeros(len(names))
-    with tempfile.TemporaryDirectory(prefix="mammo-export-") as folder:
-        path = Path(folder) / "probe.onnx"
-        path.write_bytes(probe.SerializeToString())
-        with open_session(path, "cpu") as session:
-            for batch in batches:
-                largest, sums = session.run_all(*batch)
-                # A maximum may lose a NaN, a sum does not.
-                most = np.maximum(most, np.where(np.isfinite(sums), largest, np.nan))
+    for largest, finite in _answers(probe, batches):
+        # A maximum may lose a NaN.
+        most = np.maximum(most, np.where(finite == 1, largest, np.nan))
     return dict(zip(names, most.tolist(), strict=True))
 
 
+def outputs_of(graph: onnx.ModelProto, batches: Iterable[Sequence[np.ndarray]]) -> list[np.ndarray]:
+    """Return the graph's outputs for every batch, one after the other."""
+    return [output for answers in _answers(graph, batches) for output in answers]
+
+
+def _answers(graph: onnx.ModelProto, batches: Iterable[Sequence[np.ndarray]]) -> Iterator[tuple[np.ndarray, ...]]:
+    with tempfile.TemporaryDirectory(prefix="mammo-export-") as folder:
+        path = Path(folder) / "probe.onnx"
+        path.write_bytes(graph.SerializeToString())
+        with open_session(path, "cpu") as session:
+            yield from (session.run_all(*batch) for batch in batches)
+
+
 def _with_maxima(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, list[str]]:
-    """Return the graph with two vectors as its only outputs (maxima and sums of |values|), and the tensors' names."""
+    """Return the graph with two vectors as its only outputs, and the names of the tensors they speak of.
+
+    The vectors: largest |value|; 1 where all values are finite.
+    """
     model = inferred(graph)
     constants = {t.name for t in model.graph.initializer}
     names = [k for k, e in element_types(model).items() if e in LOOKED_AT and k not in constants]
-    model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), f"{MARK}flat"))
+    limits = {"flat": np.array([-1]), "end": np.array(np.finfo(np.float32).max)}
+    model.graph.initializer.extend(numpy_helper.from_array(value, MARK + word) for word, value in limits.items())
     added: list[NodeProto] = []
     for number, name in enumerate(names):
-        size, flat, most, total = (f"{MARK}{word}_{number}" for word in ("size", "flat", "most", "total"))
+        real, size, flat, below, finite, most, worst = (
+            f"{MARK}{word}_{number}" for word in ("real", "size", "flat", "below", "finite", "most", "worst")
+        )
         added += [
-            helper.make_node("Cast", [name], [f"{size}_raw"], to=TensorProto.FLOAT),
-            helper.make_node("Abs", [f"{size}_raw"], [size]),
+            helper.make_node("Cast", [name], [real], to=TensorProto.FLOAT),
+            helper.make_node("Abs", [real], [size]),
             helper.make_node("Reshape", [size, f"{MARK}flat"], [flat]),
             helper.make_node("ReduceMax", [flat], [most], keepdims=1),
-            helper.make_node("ReduceSum", [flat], [total], keepdims=1),
+            helper.make_node("LessOrEqual", [flat, f"{MARK}end"], [below]),
+            helper.make_node("Cast", [below], [finite], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMin", [finite], [worst], keepdims=1),
         ]
-    for word, output in (("most", f"{MARK}largest"), ("total", f"{MARK}sums")):
+    outputs = {"most": f"{MARK}largest", "worst": f"{MARK}all_finite"}
+    for word, output in outputs.items():
         added.append(helper.make_node("Concat", [f"{MARK}{word}_{k}" for k in range(len(names))], [output], axis=0))
     model.graph.node.extend(added)
     del model.graph.output[:]
-    for output in (f"{MARK}largest", f"{MARK}sums"):
+    for output in outputs.values():
         model.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, [len(names)]))
     return model, names

@@ -17,11 +17,8 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from mammo_export.activation import kept_tail
-from mammo_export.element_types import computed_in, inferred, name_of
-from mammo_export.islands import Island, find_islands, scan_not_finite
+from mammo_export.element_types import inferred, name_of
 from mammo_runtime.errors import UsageError
-
-__all__ = ["Island", "computed_in", "find_islands", "scan_not_finite", "to_fp16"]
 
 LARGEST = float(np.finfo(np.float16).max)
 """65504."""
@@ -137,6 +134,9 @@ def _short_circuit(model: onnx.ModelProto) -> None:
     """Take out float32 → half → float32: it costs two passes and what half precision cannot hold."""
     makers = {output: node for node in model.graph.node for output in node.output}
     outputs = {value.name for value in model.graph.output}
+    for node in (n for n in model.graph.node if n.op_type == "Shape" and n.input[0] in makers):
+        if makers[node.input[0]].op_type == "Cast":  # a size is that of the tensor before; no cast is needed for it
+            node.input[0] = makers[node.input[0]].input[0]
     same: dict[str, str] = {}
     for node in (n for n in model.graph.node if _casts_to(n, TensorProto.FLOAT)):
         before = makers.get(node.input[0])

@@ -9,43 +9,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from hand_graphs import SIDE, spec_of, three_logits
 from mammo_export.activation import add_activation, with_spec, without_activation
-from mammo_export.form import MAX_IR_VERSION, OPSET, check_form
-from mammo_export.steps import opened
+from mammo_export.files import opened
+from mammo_export.form import check_form
 from mammo_runtime.errors import GateMissed, InferenceFailed
 from mammo_runtime.mammogram import Mammogram
 from mammo_runtime.segmenter import segment
-from mammo_runtime.spec import ACTIVATION_OF, NOT_FINITE, InputSpec, ModelSpec, Task
-
-SIDE = 8
-
-
-def spec_of(task: Task) -> ModelSpec:
-    plain = InputSpec(height=SIDE, width=SIDE, mean=(0.0,) * 3, std=(1.0,) * 3)
-    classes = ("mass",) if task is Task.SEGMENTATION else ("a", "b", "c")
-    return ModelSpec("three", "hand", task=task, activation=ACTIVATION_OF[task], input=plain, classes=classes)
-
-
-def three_logits(spec: ModelSpec) -> onnx.ModelProto:
-    """Return a graph whose logits are its three input channels (of a classifier, their means)."""
-    dense = spec.task is not Task.CLASSIFICATION
-    classes = len(spec.classes)
-    node = helper.make_node("Identity", ["image"], ["logits"])
-    if spec.task is Task.CLASSIFICATION:
-        node = helper.make_node("ReduceMean", ["image", "axes"], ["logits"], keepdims=0)
-    elif spec.task is Task.SEGMENTATION:
-        node = helper.make_node("Slice", ["image", "start", "end", "axis"], ["logits"])
-    constants = {"axes": [2, 3], "start": [0], "end": [1], "axis": [1]}
-    used = [onnx.numpy_helper.from_array(np.array(v), k) for k, v in constants.items() if k in node.input]
-    shape = ["batch", classes, SIDE, SIDE] if dense else ["batch", classes]
-    graph = helper.make_graph(
-        [node],
-        "three",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
-        used,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=MAX_IR_VERSION)
+from mammo_runtime.spec import NOT_FINITE, Task
 
 
 def random_logits(seed: int = 0, count: int = 2) -> np.ndarray:
