@@ -1,26 +1,40 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mammo_runtime.backends.onnx_wire import has_external_data
+from fake_tensorrt import fake_session
+from mammo_runtime.backends.onnx_wire import has_external_data, metadata_of
 from mammo_runtime.errors import ExitCode, InferenceFailed, ModelRefused
-from mammo_runtime.session import SessionOptions, open_session
+from mammo_runtime.session import Session, SessionOptions, open_session
 from mammo_runtime.spec import METADATA_KEY, ModelSpec
 from tiny_model import TINY, field, tiny_spec, varint, with_metadata, write_model
+
+Open = Callable[[Path], Session]
+BACKENDS: dict[str, Open] = {
+    "onnxruntime": lambda path: open_session(path, "cpu", SessionOptions(threads=1)),
+    "tensorrt": fake_session,  # the real session on a fake TensorRT
+}
+
+
+@pytest.fixture(params=BACKENDS)
+def opened(request: pytest.FixtureRequest) -> Open:
+    """Every backend keeps the contract of `Session`."""
+    return BACKENDS[request.param]
 
 
 def batch(count: int = 1, side: int = 16) -> np.ndarray:
     return np.zeros((count, 3, side, side), np.float32)
 
 
-def test_it_runs_any_batch_and_tells_what_it_is(tmp_path: Path) -> None:
-    with open_session(write_model(tmp_path / "m.onnx", tiny_spec()), "cpu", SessionOptions(threads=1)) as session:
-        assert session.backend.endswith("CPUExecutionProvider")
+def test_it_runs_any_batch_and_tells_what_it_is(tmp_path: Path, opened: Open) -> None:
+    with opened(write_model(tmp_path / "m.onnx", tiny_spec())) as session:
+        assert session.backend.startswith(tuple(BACKENDS))
         assert ModelSpec.from_metadata(session.metadata) == tiny_spec()
-        for count in (1, 3):
+        for count in (1, 3, 9):
             found = session.run(batch(count))
             assert found.shape == (count, 1, 16, 16)
             assert found == pytest.approx(0.5)
@@ -39,8 +53,8 @@ def test_it_runs_any_batch_and_tells_what_it_is(tmp_path: Path) -> None:
     ],
     ids=lambda a: f"{a.dtype}{a.shape}",
 )
-def test_a_wrong_batch_is_refused(wrong: np.ndarray) -> None:
-    with open_session(TINY, "cpu") as session, pytest.raises(ModelRefused, match="float32"):
+def test_a_wrong_batch_is_refused(wrong: np.ndarray, opened: Open) -> None:
+    with opened(TINY) as session, pytest.raises(ModelRefused, match="float32"):
         session.run(wrong)
 
 
@@ -49,8 +63,8 @@ def test_a_failing_run_is_about_the_image() -> None:
         session.run(np.zeros((1, 3, 0, 16), np.float32))
 
 
-def test_closed_is_closed() -> None:
-    session = open_session(TINY, "cpu")
+def test_closed_is_closed(opened: Open) -> None:
+    session = opened(TINY)
     session.close()
     session.close()
     with pytest.raises(ModelRefused, match="closed"):
@@ -141,11 +155,12 @@ def test_appended_metadata_is_what_onnx_runtime_reads(tmp_path: Path) -> None:
     path.write_bytes(with_metadata(TINY.read_bytes(), {METADATA_KEY: "{}", "other": "ü" * 200}))
     with open_session(path, "cpu") as session:
         assert dict(session.metadata) == {METADATA_KEY: "{}", "other": "ü" * 200}
+    assert metadata_of(path.read_bytes()) == {METADATA_KEY: "{}", "other": "ü" * 200}
 
 
-def test_a_graph_of_several_inputs_and_outputs_runs_by_run_all() -> None:
+def test_a_graph_of_several_inputs_and_outputs_runs_by_run_all(opened: Open) -> None:
     embedding, boxes = np.zeros((1, 3, 16, 16), np.float32), np.array([[[4, 8, 20, 24], [8, 8, 12, 12]]], np.float32)
-    with open_session(TINY.parent / "tiny_decoder.onnx", "cpu") as session:
+    with opened(TINY.parent / "tiny_decoder.onnx") as session:
         maps, overlaps = session.run_all(embedding, boxes)
         assert maps.shape == (1, 2, 1, 16, 16)
         assert (maps > 0).sum(axis=(0, 2, 3, 4)).tolist() == [16, 1]
@@ -161,7 +176,7 @@ def test_a_graph_of_several_inputs_and_outputs_runs_by_run_all() -> None:
         session.run_all(embedding, boxes)
 
 
-def test_labels_come_as_bytes() -> None:
-    with open_session(TINY.parent / "tiny_multiclass.onnx", "cpu") as session:
+def test_labels_come_as_bytes(opened: Open) -> None:
+    with opened(TINY.parent / "tiny_multiclass.onnx") as session:
         assert session.run(batch(2) - 1).dtype == np.uint8
         assert session.run_all(batch(2) + 1)[0].min() == 255, "white is NaN to this graph"
