@@ -192,6 +192,8 @@ def require_precision(proof: Proof, label: Precision) -> None:
     `LEAST_SHARE` of it in the label's types; of an INT8 graph, moreover, as many layers in INT8 as the graph asks for,
     up to that share.
     """
+    if not proof.promised:
+        return  # nothing computes: there is nothing that a label could mean
     claimed = CLAIMS[label]
     share = sum(proof.shares.get(name, 0.0) for name in claimed)
     told = ", ".join(f"{name} {part:.0%}" for name, part in sorted(proof.shares.items(), key=lambda one: -one[1]))
@@ -220,9 +222,9 @@ def _counts(layers: Iterable[Layer]) -> dict[str, int]:
 
 
 def _shares(layers: Sequence[Layer]) -> dict[str, float]:
-    timed = sum(layer.time_ms or 0.0 for layer in layers)
-    weights = [(layer.time_ms or 0.0) / timed if timed else 1 / len(layers) for layer in layers]
-    shares: dict[str, float] = {}
-    for layer, weight in zip(layers, weights):
-        shares[layer.precision] = shares.get(layer.precision, 0.0) + weight
-    return dict(sorted(shares.items()))
+    timed = any(layer.time_ms for layer in layers)
+    weights: dict[str, float] = {}
+    for layer in layers:
+        weights[layer.precision] = weights.get(layer.precision, 0.0) + ((layer.time_ms or 0.0) if timed else 1.0)
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in sorted(weights.items())}
