@@ -14,7 +14,7 @@ from typing import Any
 
 from mammo_runtime.acceptance_answers import PICTURES, TOLERANCES, Answer
 from mammo_runtime.bundle import Bundle, load_key, vouched_for
-from mammo_runtime.choice import choose, key_of
+from mammo_runtime.choice import choose, key_of, suits
 from mammo_runtime.errors import GateMissed, ImageError, ModelRefused
 from mammo_runtime.mammogram import Box
 from mammo_runtime.manifest import KEYS
@@ -97,12 +97,8 @@ class AcceptanceReport:
 
 def checkable(bundle: Bundle, backend: str) -> tuple[Precision, ...]:
     """Return the precisions of a bundle that this backend can be checked on."""
-    found = []
-    for precision in Precision:
-        entry = bundle.precisions.get(key_of(precision, backend))
-        if entry is not None and backend in (entry.get("backends") or [backend]):
-            found.append(precision)
-    return tuple(found)
+    keys = {precision: key_of(precision, backend) for precision in Precision}
+    return tuple(p for p, key in keys.items() if key in bundle.precisions and suits(bundle, key, backend))
 
 
 def check_acceptance(

@@ -26,26 +26,30 @@ TOLERANCES: Mapping[str, Mapping[str, float]] = {
         "labels": 0.005, "classes": 1e-3, "predicted_iou": 1e-3,
     },
     "fp16": {
-        "findings": 0, "probability": 0.1, "probability_mean": 0.005, "mask": 0.05, "area": 0.05, "centroid_px": 1,
+        "findings": 0, "probability": 0.2, "probability_mean": 0.005, "mask": 0.03, "area": 0.03, "centroid_px": 1,
         "labels": 0.02, "classes": 0.02, "predicted_iou": 0.02,
     },
     "int8-cpu": {
-        "findings": 0, "probability": 0.3, "probability_mean": 0.01, "mask": 0.1, "area": 0.1, "centroid_px": 1.5,
+        "findings": 0, "probability": 0.2, "probability_mean": 0.005, "mask": 0.05, "area": 0.05, "centroid_px": 1,
         "labels": 0.05, "classes": 0.05, "predicted_iou": 0.05,
     },
     "int8": {
-        "findings": 0, "probability": 0.5, "probability_mean": 0.02, "mask": 0.15, "area": 0.15, "centroid_px": 2,
+        "findings": 0, "probability": 0.4, "probability_mean": 0.01, "mask": 0.1, "area": 0.1, "centroid_px": 1.5,
         "labels": 0.08, "classes": 0.1, "predicted_iou": 0.1,
     },
 }  # fmt: skip
 """Key of a graph → name of a difference (see `Answer.difference`) → the largest that is accepted.
 
-FP32: processors sum in another order and OpenCV's versions resize in another way, both some 1e-5; the export's own
-limit against the trained network is 1e-4, and ten times that moves no outline. FP16: ONNX Runtime on a CPU computes
-much of it in single precision, a GPU all in half (eleven bits, 0.0005 of a value, summed over some fifty layers), seen
-where the probability is steep: at outlines. INT8: sums are exact, but a value that falls between two steps may round
-either way, and one step is up to 0.01 of a layer's range. "int8" is compared with its twin in FP32 scales on a CPU,
-the engine computes the rest in half precision. A finding more or fewer is never accepted.
+FP32: processors sum in another order and OpenCV's versions resize in another way; the export's own limit against the
+trained network is 1e-4, and ten times that moves no outline. FP16: ONNX Runtime on a CPU computes much of it in single
+precision, a GPU all in half (eleven bits, 0.0005 of a value, summed over some fifty layers), seen where the probability
+is steep: at outlines. INT8: sums are exact, but a value that falls between two steps may round either way, and one step
+is up to 0.01 of a layer's range. "int8" is compared with its twin in FP32 scales on a CPU, the engine computes the rest
+in half precision. A finding more or fewer is never accepted.
+
+Measured on the six phantoms of the bundled models, ONNX Runtime 1.32 with OpenCV 5.0 against 1.18 with 4.6: largest
+difference of a probability 0.00002 (FP32), 0.005 (FP16) and 0.026 (INT8), of the mask 0, 0 and 0.3 %; between FP16 and
+FP32 0.075 and 0.8 %, between INT8 and FP32 0.25 and 4 %.
 """
 
 

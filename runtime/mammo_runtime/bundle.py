@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
+from mammo_runtime.backends.onnx_wire import quantises_in_half
 from mammo_runtime.choice import choose, require_backend
 from mammo_runtime.errors import ModelRefused
 from mammo_runtime.hashing import file_sha256
@@ -100,10 +101,15 @@ def load_key(bundle: Bundle, key: str, backend: str = "cpu", options: SessionOpt
 
 
 def _load_file(path: Path, backend: str, options: SessionOptions | None) -> LoadedModel:
-    """Open a file of a bundle, or one that no manifest vouches for."""
+    """Open a file of a bundle, or one that no manifest vouches for, which runs as what its spec says."""
     if (path.parent / MANIFEST).is_file():
         return _load_from_bundle(read_bundle(path.parent), path, backend, options, to_run=True)
     digest = model_sha256(path)
+    if backend == "cpu" and _is_for_tensorrt(path):
+        raise ModelRefused(
+            f"{path.name} is the form of INT8 that TensorRT takes, which a CPU computes wrongly; give its bundle's "
+            "folder as the model"
+        )
     session, spec = _opened(path, backend, options)
     if spec.task is Task.PROMPTED:
         session.close()
@@ -113,6 +119,13 @@ def _load_file(path: Path, backend: str, options: SessionOptions | None) -> Load
         )
     note = f"{path.name} has no {MANIFEST} beside it: its hash could not be checked"
     return LoadedModel(session, spec, digest, (note,), file=path.name)
+
+
+def _is_for_tensorrt(path: Path) -> bool:
+    try:
+        return quantises_in_half(path.read_bytes())
+    except ValueError:
+        return False  # no ONNX file, which opening it tells better
 
 
 def model_sha256(path: Path) -> str:

@@ -46,12 +46,18 @@ def choose(bundle: Bundle, backend: str, precision: Precision | None, here: str 
     return Choice(key, f"{precision.value} was asked for{form}{_reserve(bundle.precisions[key])}")
 
 
-def require_backend(bundle: Bundle, key: str, backend: str) -> None:
-    """Raise ModelRefused when the manifest says which backends a graph is for, and this is none of them."""
+def suits(bundle: Bundle, key: str, backend: str) -> bool:
+    """Tell whether a graph of the bundle is for a backend; where the manifest is silent, all but "int8" are for all."""
     known = bundle.precisions[key].get("backends")
-    if known and backend not in known:
+    return backend in known if known else (backend, key) != ("cpu", "int8")
+
+
+def require_backend(bundle: Bundle, key: str, backend: str) -> None:
+    """Raise ModelRefused when a graph is not for a backend."""
+    if not suits(bundle, key, backend):
+        known = ", ".join(bundle.precisions[key].get("backends") or ["tensorrt"])
         raise ModelRefused(
-            f"the {key} model of {bundle.folder.name} is for {', '.join(known)}, not for the {backend} backend: "
+            f"the {key} model of {bundle.folder.name} is for {known}, not for the {backend} backend: "
             "choose another --precision"
         )
 
@@ -108,8 +114,7 @@ def _objection(bundle: Bundle, key: str, backend: str, here: str) -> str:
     verdict = entry.get("verdict")
     if verdict != PASSED:
         return f"has the verdict “{verdict}”" if verdict else "has no verdict"
-    known = entry.get("backends")
-    if known and backend not in known:
+    if not suits(bundle, key, backend):
         return f"is not for the {backend} backend"
     if here == UNKNOWN:
         return "may be slower here, since this processor's instruction set is unknown"

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from mammo_runtime import choice as choice_module
+from mammo_runtime.backends.onnx_wire import quantises_in_half
 from mammo_runtime.bundle import load_key, load_model, read_bundle
 from mammo_runtime.choice import Choice, choose
 from mammo_runtime.errors import ModelRefused
 from mammo_runtime.hashing import file_sha256
 from mammo_runtime.machine import UNKNOWN
 from mammo_runtime.spec import Precision
+from tiny_model import field, tiny_spec, varint, write_model
 from tiny_precisions import HERE, passed, relabelled, timed, write_precisions
 
 ALL = {"fp16": passed(), "int8": passed(backends=["tensorrt"]), "int8-cpu": passed()}
@@ -110,8 +112,10 @@ def test_every_key_can_be_opened_to_be_checked_but_not_run_on_another_backend(tm
     for key in ("fp32", *ALL):
         with load_key(read_bundle(folder), key) as model:
             assert model.file == f"model.{key}.onnx"
-    with pytest.raises(ModelRefused, match=r"the int8 model of .* is for tensorrt, not for the cpu backend"):
-        load_model(str(folder / "model.int8.onnx"), "cpu")
+    for entries in (ALL, {"int8": passed()}):
+        folder = write_precisions(tmp_path, entries)
+        with pytest.raises(ModelRefused, match=r"the int8 model of .* is for tensorrt, not for the cpu backend"):
+            load_model(str(folder / "model.int8.onnx"), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -144,6 +148,19 @@ def test_a_loose_file_runs_as_what_its_spec_says(tmp_path: Path) -> None:
     for path in (loose, folder / "model.fp16.onnx"):
         with pytest.raises(ModelRefused, match="is fp16, not int8: leave out --precision"):
             load_model(str(path), "cpu", Precision.INT8)
+
+
+@pytest.mark.parametrize(("element_type", "operator"), [(10, b"QuantizeLinear"), (1, b"QuantizeLinear"), (10, b"Add")])
+def test_a_loose_graph_of_tensorrts_form_is_not_run_wrongly(tmp_path: Path, element_type: int, operator: bytes) -> None:
+    scale = varint(2 << 3) + varint(element_type) + field(8, b"scale")
+    node = field(1, b"image") + field(1, b"scale") + field(2, b"whole") + field(4, operator)
+    path = write_model(tmp_path / "int8.onnx", tiny_spec(precision=Precision.INT8))
+    path.write_bytes(path.read_bytes() + field(7, field(1, node) + field(5, scale)))
+    wrong = element_type == 10 and operator == b"QuantizeLinear"
+    assert quantises_in_half(path.read_bytes()) is wrong
+    if wrong:
+        with pytest.raises(ModelRefused, match="the form of INT8 that TensorRT takes, which a CPU computes wrongly"):
+            load_model(str(path), "cpu")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A look into an ONNX file's bytes, without the `onnx` package: tensors outside the file, metadata, half-precision Q/DQ.
+"""A look into an ONNX file's bytes, without the `onnx` package: outside tensors, metadata, half-precision Q/DQ.
 
 ONNX Runtime resolves external tensor data of a model given as bytes against the working directory and follows "../"
 (measured with 1.31), so such files are refused before it sees them. The field numbers are those of onnx.proto.
