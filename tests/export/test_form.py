@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from mammo_export.form import MAX_IR_VERSION, OPSET, SIZES, check_form, form_line, form_of, tidied
-from mammo_export.steps import opened
+from mammo_export.files import opened
+from mammo_export.form import MAX_IR_VERSION, OPSET, PROMISES, SIZES, check_form, form_line, form_of, tidied
 from mammo_runtime.errors import GateMissed
 
 
@@ -141,3 +141,85 @@ def test_nothing_that_varies_stays() -> None:
     for trace in (b"somebody", b"pytorch", b"made today", b"pkg.torch", b"unused"):
         assert trace in graph.SerializeToString()
         assert trace not in tidy.SerializeToString()
+
+
+def products(*types: str) -> onnx.ModelProto:
+    """Return a graph with one matrix product of each named type."""
+    nodes: list[NodeProto] = []
+    constants: dict[str, np.ndarray] = {"scale": np.float32(0.5).reshape(()), "eye": np.eye(6, dtype=np.float32)}
+    constants |= {"half_eye": np.eye(6, dtype=np.float16), "byte_eye": np.eye(6, dtype=np.int8)}
+    constants["zero"] = np.int8(0).reshape(())
+    before = "image"
+    for number, element in enumerate(types):
+        after = "logits" if number == len(types) - 1 else f"after_{number}"
+        make = helper.make_node
+        half, product, quantised, data, weight = (f"{word}_{number}" for word in ("half", "out", "q", "data", "weight"))
+        nodes += {
+            "fp32": [make("MatMul", [before, "eye"], [after])],
+            "fp16": [
+                make("Cast", [before], [half], to=TensorProto.FLOAT16),
+                make("MatMul", [half, "half_eye"], [product]),
+                make("Cast", [product], [data], to=TensorProto.FLOAT),
+                make("Relu", [data], [after]),
+            ],
+            "int8": [
+                make("QuantizeLinear", [before, "scale", "zero"], [quantised]),
+                make("DequantizeLinear", [quantised, "scale", "zero"], [data]),
+                make("DequantizeLinear", ["byte_eye", "scale", "zero"], [weight]),
+                make("MatMul", [data, weight], [after]),
+            ],
+        }[element]
+        before = after
+    used = {name for node in nodes for name in node.input}
+    return model_of(nodes, {name: value for name, value in constants.items() if name in used})
+
+
+@pytest.mark.parametrize(
+    ("key", "types", "refused"),
+    [
+        ("fp32", ["fp32"], None),
+        ("fp32", ["fp16"], "0% keep"),
+        ("fp16", ["fp16"] * 9 + ["fp32"], None),
+        ("fp16", ["fp16"] * 8 + ["fp32"], "1 in fp32: 89% keep"),
+        ("int8-twin", ["int8", "fp32"], None),
+        ("int8-cpu", ["int8", "fp32"], None),
+        ("int8-cpu", ["fp32", "fp32"], "called int8-cpu"),
+        ("int8", ["int8"] + ["fp16"] * 9, None),
+        ("int8", ["int8"] + ["fp32"] * 2, "33% keep"),
+        ("int8", ["fp16"] * 4, "called int8, but of its 4 .* 4 in fp16"),
+    ],
+)
+def test_a_label_is_a_promise(key: str, types: list[str], refused: str | None) -> None:
+    graph = products(*types)
+    # The nodes as such are those of opset 18; half scales are another matter.
+    graph.opset_import[0].version = PROMISES[key].opset
+    if refused is None:
+        check_form(graph, key)
+        return
+    with pytest.raises(GateMissed, match=refused):
+        check_form(graph, key)
+
+
+def test_int8_needs_the_opset_with_half_scales() -> None:
+    with pytest.raises(GateMissed, match="opsets"):
+        check_form(products("int8"), "int8")
+
+
+def test_halves_outside_and_casts_of_casts_are_refused() -> None:
+    graph = model_of([helper.make_node("Identity", ["image"], ["logits"])], {})
+    for value in (graph.graph.input[0], graph.graph.output[0]):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    with pytest.raises(GateMissed, match="image is fp16; inputs and outputs are float32"):
+        check_form(graph, "fp16")
+    casts = [
+        helper.make_node("Cast", ["image"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["half"], ["logits"], "back", to=TensorProto.FLOAT),
+    ]
+    with pytest.raises(GateMissed, match="back casts what a cast has made"):
+        check_form(model_of(casts, {}))
+
+
+def test_types_that_do_not_fit_are_refused() -> None:
+    node = helper.make_node("MatMul", ["image", "weight"], ["logits"])
+    with pytest.raises(GateMissed, match="do not fit together"):
+        check_form(model_of([node], {"weight": np.eye(6, dtype=np.float16)}))

@@ -46,17 +46,17 @@ def test_a_network_in_half_precision(exported: Exported, batch: np.ndarray) -> N
     np.testing.assert_allclose(answer(half, batch[:1]), answer(half, batch)[:1], atol=1e-6)
 
 
-def test_the_same_graph_gives_the_same_bytes(exported: Exported, batch: np.ndarray) -> None:
+def test_the_same_graph_gives_the_same_bytes(exported: Exported) -> None:
     names = [n.name for n in exported.model.graph.node][20:40:3]
     first, second = (to_fp16(exported.model, keep).SerializeToString() for keep in (names, set(names[::-1])))
     assert first == second
-    assert find_islands(exported.model, [(batch,)]) == find_islands(exported.model, [(batch,)])
 
 
-def test_the_graph_is_left_as_it_was(exported: Exported, batch: np.ndarray) -> None:
+def test_a_network_without_islands_is_left_as_it_was(exported: Exported, batch: np.ndarray) -> None:
+    """Untrained, its values die away: tiny, and of no account beside the last bias."""
     before = exported.model.SerializeToString()
+    assert find_islands(exported.model, [(batch,)]) == ()
     half_twin(to_fp16(exported.model))
-    find_islands(exported.model, [(batch,)])
     assert exported.model.SerializeToString() == before
 
 
