@@ -64,6 +64,22 @@ def _notes(_context: click.Context, _parameter: click.Parameter, texts: tuple[st
     return notes
 
 
+KEPT = ("architecture", "width", "options", "preset", "modality", "classes", "mode", "encoder_weights", "size",
+        "roi_margin")  # fmt: skip
+"""Parameters of `fit` that a run fine-tuned for INT8 takes from the one it starts from."""
+
+
+def _refuse_what_is_kept(context: click.Context) -> None:
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in KEPT
+        and context.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"--qat keeps network and input of the run it starts from: leave out {', '.join(given)}")
+
+
 _EXITS = "; ".join(f"{code.value} {text}" for code, text in EXIT_MEANING.items())
 
 
@@ -77,7 +93,9 @@ main.add_command(index_command)
 
 
 @main.command()
-@click.option("--index", required=True, type=FILE, help="CSV with image, mask, patient or group, fold, kind.")
+@click.option("--index", type=FILE,
+              help="CSV with image, mask, patient or group, fold, kind. [required, but with --qat: default that of "
+              "--init]")  # fmt: skip
 @click.option("--root", type=FOLDER, help="Folder its paths start from. [default: the index file's folder]")
 @click.option(
     "--model", "architecture", default="mobilenetv2_resunet", show_default=True, help="See `mammo-train models`."
@@ -100,6 +118,9 @@ main.add_command(index_command)
 @click.option("--encoder-weights", default="none", show_default=True, metavar="FILE|imagenet|none",
               help="Pretrained encoder; `imagenet` downloads torchvision's.")  # fmt: skip
 @click.option("--init", "initial", type=FOLDER, help="Start from the weights of this finished run.")
+@click.option("--qat", is_flag=True,
+              help="Fine-tune the run of --init while simulating INT8, when its INT8 misses its gate. Network, input, "
+              "folds and settings are that run's.")  # fmt: skip
 @click.option("--size", callback=_size, metavar="HxW", help="The network's grid. [default: the preset's]")
 @click.option("--epochs", type=click.IntRange(min=1), help="At most this many.")
 @click.option("--minutes", "max_minutes", type=click.FloatRange(min=0, min_open=True),
@@ -124,7 +145,7 @@ main.add_command(index_command)
               help="Licence and citation of a collection, for spec and model card. Repeatable.")  # fmt: skip
 @click.option("--allow-leak", is_flag=True, help="Take an index whose split is known to share patients (recorded).")
 @_command
-def fit(index: Path, root: Path | None, run: Path, settings: Path | None, quiet: bool, **given: Any) -> None:
+def fit(index: Path | None, root: Path | None, run: Path, settings: Path | None, quiet: bool, **given: Any) -> None:
     """Train on the training folds, select on the validation fold, never look at the test fold (0).
 
     Continues a stopped run. Afterwards threshold and smallest finding are chosen on the validation fold and written
@@ -132,9 +153,14 @@ def fit(index: Path, root: Path | None, run: Path, settings: Path | None, quiet:
     """
     from mammo_train import recipe
 
+    if given["qat"]:
+        _refuse_what_is_kept(click.get_current_context())
+    elif index is None:
+        raise click.UsageError("Missing option '--index'.")
     choices = recipe.choices_from(given, run.resolve().name)
     config = recipe.config_for(choices, settings, {name: given[name] for name in recipe.SETTINGS})
-    lines = recipe.train(index, root or index.parent, run, choices, config, _report(quiet))
+    index, root = recipe.data_of(index, root, choices)
+    lines = recipe.train(index, root, run, choices, config, _report(quiet))
     click.echo("\n".join(lines))
 
 

@@ -14,6 +14,8 @@ SCHEDULES = ("plateau", "cosine", "steps", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 CRITICS = ("hinge", "wasserstein")
 THRESHOLD_METRICS = ("dice", "iou", "gmean")
+WEIGHT_BITS = (7, 8)
+ACTIVATIONS = ("symmetric", "affine")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,32 @@ AUGMENTATIONS: Mapping[str, AugmentConfig] = {
     ),
 }  # fmt: skip
 """Sets of augmentations by name, for `--config` files and presets."""
+
+
+@dataclass(frozen=True)
+class QatConfig:
+    """How INT8 is simulated in quantisation-aware fine-tuning. One run shall serve both exported forms: the defaults
+    are the coarser of what the two do.
+    """
+
+    weight_bits: int = 7
+    """The CPU form has 7 (ONNX Runtime's sums overflow with 8 where a processor lacks VNNI), TensorRT's 8."""
+    activations: str = "symmetric"
+    """symmetric: -128..127 round 0, as TensorRT wants it, which spends half of it where values are not negative.
+    affine: 0..255 from the smallest value to the largest, as the CPU form has it."""
+    range_decay: float = 0.95
+    """Of the moving average of a step's smallest and largest input."""
+    range_epochs: int = 3
+    """Afterwards the ranges rest: a range that moves changes what every integer means, and weights cannot settle."""
+    calibration_images: int = 64
+    """Training images whose ranges are the first ones."""
+
+    def __post_init__(self) -> None:
+        if self.weight_bits not in WEIGHT_BITS or self.activations not in ACTIVATIONS:
+            known = f"weight_bits {' or '.join(map(str, WEIGHT_BITS))}, activations {' or '.join(ACTIVATIONS)}"
+            raise UsageError(f"qat knows {known}, not {self.weight_bits!r} and {self.activations!r}")
+        if not 0 <= self.range_decay < 1 or self.range_epochs < 0 or self.calibration_images < 1:
+            raise UsageError("qat needs range_decay in 0..1, range_epochs from 0, calibration_images from 1")
 
 
 @dataclass(frozen=True)
@@ -150,6 +178,8 @@ class TrainConfig:
     threshold_metric: str = "dice"
     """What the threshold is chosen by on the validation fold: mean Dice, or pooled IoU or G-mean (study 003)."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    qat: QatConfig | None = None
+    """Fine-tuning of a finished run for INT8; None: training in float."""
 
     def __post_init__(self) -> None:
         folds = [*self.train_folds, self.validation_fold, self.test_fold]
@@ -194,6 +224,8 @@ class TrainConfig:
                 known["augment"] = AUGMENTATIONS[augment]
             else:
                 known["augment"] = AugmentConfig(**augment)
+            if known.get("qat") is not None:
+                known["qat"] = QatConfig(**known["qat"])
             for name in (
                 "train_folds",
                 "kinds",

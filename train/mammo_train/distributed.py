@@ -88,6 +88,15 @@ def sum_gradients(module: nn.Module) -> None:
 
 
 @torch.no_grad()
+def largest(values: torch.Tensor) -> torch.Tensor:
+    """Return the element-wise maximum over all processes."""
+    if world() > 1:
+        values = values.contiguous()
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
+@torch.no_grad()
 def share_first(tensors: Iterable[torch.Tensor]) -> None:
     """Give every process the first one's values: batch norms' statistics differ where each counts its own part."""
     if world() > 1:

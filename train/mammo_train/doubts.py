@@ -31,6 +31,16 @@ def doubts_of_training(history: Sequence[Mapping[str, Any]], best_epoch: int) ->
     ]
 
 
+def doubts_of_fine_tuning(qat: Mapping[str, Any], best_score: float) -> list[str]:
+    """Return what is wrong with fine-tuning for INT8; `qat` is its record in a spec."""
+    if best_score > qat["validation_score_before"]:
+        return []
+    return [
+        f"Fine-tuning for INT8 gained nothing: the simulated score was {qat['validation_score_before']:.4f} before and "
+        f"{best_score:.4f} at the best epoch. Export the run it started from instead."
+    ]
+
+
 def doubts_of_block(block: Mapping[str, Any], kinds: Sequence[str]) -> list[str]:
     """Return what is wrong with the results of a fold; `kinds` are those the model was selected on."""
     found = []

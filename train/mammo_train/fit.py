@@ -18,6 +18,7 @@ from mammo_runtime.errors import MammoError, UsageError
 from mammo_runtime.spec import ModelSpec, Task
 from mammo_train import checkpoint, distributed, models
 from mammo_train.adversarial import ADVERSARIAL, Adversary
+from mammo_train.batches import batches, parts
 from mammo_train.config import TrainConfig
 from mammo_train.dataset import SampleSet, usable_rows
 from mammo_train.index import IndexRow, check_leaks
@@ -25,6 +26,7 @@ from mammo_train.memory import memory_advice
 from mammo_train.objectives import OBJECTIVES, Batch, check_loss, one
 from mammo_train.prompt_samples import EmbeddedSamples
 from mammo_train.prompted import prompted_sets
+from mammo_train.qat import Simulation, calibration_batches, check_qat, simulated
 from mammo_train.resume import Learner, Progress, identity_of
 from mammo_train.schedule import lower_on_plateau, optimizer_for, rate_of_epoch
 from mammo_train.start import load_start, settle_norms, start_files
@@ -52,6 +54,7 @@ def fit(
     other settings or unfit weights, MammoError when training diverges or memory runs out.
     """
     check_loss(spec, config)
+    check_qat(spec, config, initial)
     if not allow_leak:
         check_leaks(rows)
     with distributed.joined(), memory_advice(config, spec):
@@ -73,6 +76,8 @@ def fit(
         if stored is None and encoder_weights is not None:
             settle_norms(network, encoder_weights, train_set, report)
             learner.average.update({k: v.detach().clone() for k, v in network.state_dict().items()})
+        if stored is None and learner.simulation is not None:
+            learner.simulation.calibrate(learner.network, calibration_batches(train_set, config, device))
         samples = f"{len(train_set)} training samples, {len(validation_set)} validation samples"
         report(f"{samples}, on {device}, {precision_of(config, device)}")
         stopped_by = _epochs(learner, spec, config, (train_set, validation_set), run, identity, report)
@@ -84,6 +89,8 @@ def fit(
         if distributed.world() > 1:
             norms = "of all processes" if device.type == "cuda" else "of each process's own part"
             facts |= {"processes": distributed.world(), "batch_norm_statistics": norms}
+        if learner.simulation is not None:
+            facts["qat"] = learner.simulation.record()
         if isinstance(train_set, EmbeddedSamples):
             facts["embeddings"] = train_set.record
         if allow_leak:
@@ -99,13 +106,16 @@ def _epochs(
     progress, device = learner.progress, next(learner.network.parameters()).device
     before = progress.epoch
     validated = models.build_for(spec).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if learner.simulation is not None and progress.epoch == 0:
+        validated.load_state_dict(learner.average)
+        report(learner.simulation.note(*_validate(learner, validated, spec, sets[1], config)))
     while (stopped_by := distributed.agreed(progress.limit(config))) == "":
         started = time.perf_counter()
         frozen = _enter_epoch(learner, spec, config)
-        loss = _train_epoch(learner, spec, _batches(sets[0], config, progress.epoch), config)
+        loss = _train_epoch(learner, spec, batches(sets[0], config, progress.epoch), config)
         distributed.share_first(learner.average.values())
         validated.load_state_dict(learner.average)
-        val_loss, score = _validate(validated, spec, sets[1], config)
+        val_loss, score = _validate(learner, validated, spec, sets[1], config)
         progress.epoch += 1
         if score > progress.best_score:
             progress.best_score, progress.best_epoch = score, progress.epoch
@@ -167,6 +177,7 @@ def _learner(network: nn.Module, spec: ModelSpec, config: TrainConfig, device: t
     network = distributed.synchronised(network)
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # 1.5x faster on a CPU
     adversarial = config.loss in ADVERSARIAL
+    example = torch.zeros(1, spec.input.channels, spec.input.height, spec.input.width)
     scaled = device.type == "cuda" and precision_of(config, device) == "fp16"
     return Learner(
         network,
@@ -175,6 +186,7 @@ def _learner(network: nn.Module, spec: ModelSpec, config: TrainConfig, device: t
         torch.amp.GradScaler(enabled=scaled),
         Progress(rate=config.frozen_rate if config.frozen_epochs else config.rate),
         Adversary(config, spec.input.channels, device) if adversarial else None,
+        Simulation(network, config.qat, example.to(device)) if config.qat is not None else None,
     )
 
 
@@ -188,28 +200,14 @@ def _enter_epoch(learner: Learner, spec: ModelSpec, config: TrainConfig) -> bool
     frozen = progress.epoch < config.frozen_epochs
     network.train()
     OBJECTIVES[spec.task].prepare(network, frozen, config)
+    if learner.simulation is not None:
+        learner.simulation.enter_epoch(network, progress.epoch)
     for group in learner.optimizer.param_groups:
         group["lr"] = rate_of_epoch(progress, config)
     return frozen
 
 
-def _batches(samples: Any, config: TrainConfig, epoch: int) -> Iterator[tuple[Batch, int]]:
-    """Yield this process's part of each of the epoch's batches, with the size of the whole.
-
-    The order depends only on seed and epoch. A last batch of one is dropped, since batch norm cannot train on it, and
-    so is one with fewer samples than processes.
-    """
-    samples.epoch = epoch
-    order = np.random.default_rng((config.seed, epoch)).permutation(len(samples)).tolist()
-    least = max(min(2, config.batch_size), distributed.world())
-    whole = [order[k : k + config.batch_size] for k in range(0, len(order), config.batch_size)]
-    kept = [batch for batch in whole if len(batch) >= least]
-    own = [distributed.dealt(batch) for batch in kept]
-    loader = DataLoader(samples, batch_sampler=own, num_workers=config.workers)
-    yield from zip(loader, (len(batch) for batch in kept), strict=True)
-
-
-def _train_epoch(learner: Learner, spec: ModelSpec, batches: Iterator[tuple[Batch, int]], config: TrainConfig) -> float:
+def _train_epoch(learner: Learner, spec: ModelSpec, dealt: Iterator[tuple[Batch, int]], config: TrainConfig) -> float:
     """Run one epoch; the averaged weights follow each step. Returns the mean training loss, which is finite."""
     objective, adversary = OBJECTIVES[spec.task], learner.adversary
     called = distributed.wrapped(learner.network, spec.task is Task.PROMPTED)
@@ -217,14 +215,15 @@ def _train_epoch(learner: Learner, spec: ModelSpec, batches: Iterator[tuple[Batc
     precision = precision_of(config, device)
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.bfloat16)
     losses = []
-    for batch, whole in batches:
+    for batch, whole in dealt:
         learner.optimizer.zero_grad(set_to_none=True)
-        parts, judged, spent = _parts(batch, config.accumulate), [], 0.0
-        for number, part in enumerate(parts):
+        shares, judged, spent = parts(batch, config.accumulate), [], 0.0
+        for number, part in enumerate(shares):
             moved = [tensor.to(device) for tensor in part]
             share = len(part[0]) / whole
-            with distributed.exchanged_at_last(called, number == len(parts) - 1):
-                with torch.autocast(device.type, half, enabled=precision != "fp32"):
+            with distributed.exchanged_at_last(called, number == len(shares) - 1):
+                rounded = simulated(learner.simulation, learner.network, learning=True)
+                with torch.autocast(device.type, half, enabled=precision != "fp32"), rounded:
                     outputs = objective.outputs(called, moved, config)
                 loss = objective.cost(outputs, moved, config)
                 if adversary is not None:
@@ -237,7 +236,9 @@ def _train_epoch(learner: Learner, spec: ModelSpec, batches: Iterator[tuple[Batc
         learner.scaler.step(learner.optimizer)
         learner.scaler.update()
         if adversary is not None:
-            adversary.learn(judged, [len(part[0]) / whole for part in parts])
+            adversary.learn(judged, [len(part[0]) / whole for part in shares])
+        if learner.simulation is not None:
+            learner.simulation.step()
         _update_average(learner.average, learner.network, config.ema_decay)
         losses.append(spent)
     mean = float(np.mean(np.sum(distributed.gathered(losses), axis=0))) if losses else math.nan
@@ -253,12 +254,6 @@ def _train_epoch(learner: Learner, spec: ModelSpec, batches: Iterator[tuple[Batc
     return mean
 
 
-def _parts(batch: Batch, count: int) -> list[Batch]:
-    """Split a batch into at most `count` parts of about equal size."""
-    size = math.ceil(len(batch[0]) / count)
-    return [[tensor[k : k + size] for tensor in batch] for k in range(0, len(batch[0]), size)]
-
-
 @torch.no_grad()
 def _update_average(average: dict[str, torch.Tensor], network: nn.Module, decay: float) -> None:
     for name, value in network.state_dict().items():
@@ -269,8 +264,13 @@ def _update_average(average: dict[str, torch.Tensor], network: nn.Module, decay:
 
 
 @torch.no_grad()
-def _validate(network: nn.Module, spec: ModelSpec, samples: Any, config: TrainConfig) -> tuple[float, float]:
-    """Return the mean loss over all validation samples and the score of `validation_kinds` on the network's grid."""
+def _validate(
+    learner: Learner, network: nn.Module, spec: ModelSpec, samples: Any, config: TrainConfig
+) -> tuple[float, float]:
+    """Return the mean loss over all validation samples and the score of `validation_kinds` on the network's grid.
+
+    Fine-tuning for INT8 is judged, and its best epoch chosen, by what INT8 computes.
+    """
     objective, device = OBJECTIVES[spec.task], next(network.parameters()).device
     network.eval()
     own = distributed.dealt(range(len(samples)))
@@ -278,7 +278,8 @@ def _validate(network: nn.Module, spec: ModelSpec, samples: Any, config: TrainCo
     loader = DataLoader(Subset(samples, own), config.batch_size, num_workers=config.workers)
     for batch in loader:
         moved = [tensor.to(device) for tensor in batch]
-        outputs = objective.outputs(network, moved, config)
+        with simulated(learner.simulation, network):
+            outputs = objective.outputs(network, moved, config)
         details = objective.details(outputs, moved, config)
         for k, detail in enumerate(details):
             cost = objective.cost(one(outputs, k), [tensor[k : k + 1] for tensor in moved], config)

@@ -148,7 +148,19 @@ def _training(spec: ModelSpec, config: TrainConfig) -> str:
     if "initial_weights" in training:
         initial = training["initial_weights"]
         lines.insert(2, f"- Started from the weights of `{initial['name']}` (sha256 `{initial['sha256']}`)")
+    if "qat" in training:
+        lines.insert(3, _fine_tuned(training))
     return "\n".join(lines)
+
+
+def _fine_tuned(training: Mapping[str, Any]) -> str:
+    """Return how the run was fine-tuned for INT8; its weights are plain, so another precision may use them too."""
+    qat = training["qat"]
+    return (
+        f"- Fine-tuned for INT8: {qat['layers']} layers computed with {qat['weight_bits']}-bit weights and 8-bit "
+        f"{qat['activations']} inputs while the weights learned, batch norms at rest. Score of that simulation on the "
+        f"network's grid: {qat['validation_score_before']:.4f} before, {_grid_score(training)} at the best epoch"
+    )
 
 
 def _preset(spec: ModelSpec) -> list[str]:

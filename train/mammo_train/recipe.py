@@ -12,7 +12,7 @@ import torch
 from mammo_runtime.errors import UsageError
 from mammo_runtime.mammogram import Modality
 from mammo_runtime.spec import ACTIVATION_OF, ModelSpec, PromptSpec, Task
-from mammo_train import checkpoint, distributed, models, presets, results, run_data
+from mammo_train import checkpoint, distributed, fine_tune, models, presets, results, run_data
 from mammo_train.config import TrainConfig
 from mammo_train.data_notes import data_record, weights_licence
 from mammo_train.dataset import usable_rows
@@ -41,6 +41,8 @@ class Choices:
     """A file, "imagenet" or "none"."""
     initial: Path | None = None
     """A finished run to start from."""
+    qat: bool = False
+    """Fine-tune `initial` for INT8: network, input, classes and folds are its own, whatever stands above."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Licences of collections by folder name, where `data_notes` does not know them."""
     allow_leak: bool = False
@@ -58,8 +60,12 @@ def choices_from(given: Mapping[str, Any], default_name: str) -> Choices:
     modality = Modality(given["modality"]) if given["modality"] else None
     wish = presets.Wish(given["mode"], modality, given["size"], roi_margin=given["roi_margin"])
     width = {"width": given["width"]} if given["width"] else {}
-    names = ("architecture", "preset", "classes", "encoder_weights", "initial", "notes", "allow_leak")
+    names = ("architecture", "preset", "classes", "encoder_weights", "initial", "qat", "notes", "allow_leak")
     same = {name: given[name] for name in names}
+    if given["qat"]:
+        if given["initial"] is None:
+            raise UsageError("--qat fine-tunes a finished run: say which with --init RUN")
+        same["architecture"] = checkpoint.load_spec(given["initial"]).architecture
     return Choices(name=given["name"] or default_name, wish=wish, network={**given["options"], **width}, **same)
 
 
@@ -68,11 +74,23 @@ def config_for(choices: Choices, file: Path | None, given: Mapping[str, Any]) ->
 
     Raises UsageError on unknown or contradictory settings.
     """
+    if choices.qat:
+        assert choices.initial is not None
+        return fine_tune.qat_config(choices.initial, file, given)
     known, chosen = models.known(choices.architecture), preset(choices.architecture, choices.preset)
     if choices.classes:  # other classes than the preset's have other codes to ignore
         chosen = replace(chosen, config={k: v for k, v in chosen.config.items() if k != "ignore_codes"})
     pretrained = choices.encoder_weights != "none" or choices.initial is not None
     return presets.train_config(file, given, pretrained, chosen, choices.wish.modality, known.loss)
+
+
+def data_of(index: Path | None, root: Path | None, choices: Choices) -> tuple[Path, Path]:
+    """Return index and root; without an index those that the run to fine-tune was trained with."""
+    if index is not None:
+        return index, root or index.parent
+    assert choices.initial is not None
+    trained_index, trained_root = run_data.read_data_json(choices.initial)
+    return trained_index, root or trained_root
 
 
 def train(index: Path, root: Path, run: Path, choices: Choices, config: TrainConfig, report: Report) -> list[str]:
@@ -94,7 +112,7 @@ def _train(index: Path, root: Path, run: Path, choices: Choices, config: TrainCo
     if not distributed.is_first():
         return []
     folds = (*config.train_folds, config.validation_fold)
-    run_data.write_data_json(run, index, root, [row for row in rows if row.fold in folds])
+    run_data.write_data_json(run, index, root, [row for row in rows if row.fold in folds], choices.initial)
     block = results.freeze_operating_point(run, rows, report, index)
     return [*results.summary_lines("validation", block), f"wrote {run}", ended(trained.training, config)]
 
@@ -103,6 +121,11 @@ def spec_for(
     choices: Choices, rows: Sequence[IndexRow], root: Path, config: TrainConfig, encoder: Path | None
 ) -> ModelSpec:
     """Return the spec of a model that shall be trained, with its data and licence but without results."""
+    if choices.qat:
+        assert choices.initial is not None
+        mode = checkpoint.load_spec(choices.initial).input.mode
+        data = data_record(usable_rows(rows, mode, config.train_folds, config.kinds), root, choices.notes)
+        return fine_tune.qat_spec(choices.initial, choices.name, data)
     known, chosen = models.known(choices.architecture), preset(choices.architecture, choices.preset)
     expected, inherited, encoder_name = None, None, "none"
     if encoder is not None:

@@ -15,7 +15,7 @@ from mammo_runtime.hashing import file_sha256
 from mammo_runtime.spec import ModelSpec, Task
 from mammo_train import cases, checkpoint
 from mammo_train.config import TrainConfig
-from mammo_train.doubts import doubts_of_block, doubts_of_training
+from mammo_train.doubts import doubts_of_block, doubts_of_fine_tuning, doubts_of_training
 from mammo_train.evaluate import evaluate, measures, primary_block
 from mammo_train.grouping import PATIENT, counted
 from mammo_train.index import IndexRow
@@ -133,7 +133,9 @@ def _doubts_of_log(run: Path, spec: ModelSpec, name: str) -> list[str]:
     if name != "validation" or not (run / "log.csv").is_file():
         return []
     with (run / "log.csv").open(newline="", encoding="utf-8") as stream:
-        return doubts_of_training(list(csv.DictReader(stream)), int(spec.training.get("best_epoch", 0)))
+        found = doubts_of_training(list(csv.DictReader(stream)), int(spec.training.get("best_epoch", 0)))
+    qat = spec.training.get("qat")
+    return [*found, *(doubts_of_fine_tuning(qat, spec.training["validation_score_grid"]) if qat else [])]
 
 
 def _overlap_summary(values: dict[str, Any]) -> str:

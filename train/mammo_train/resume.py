@@ -19,6 +19,7 @@ from mammo_runtime.spec import ModelSpec
 from mammo_train.adversarial import Adversary
 from mammo_train.config import TrainConfig
 from mammo_train.index import IndexRow
+from mammo_train.qat import Simulation
 
 
 @dataclass
@@ -92,6 +93,8 @@ class Learner:
     progress: Progress
     adversary: Adversary | None = None
     """Critics of adversarial training."""
+    simulation: Simulation | None = None
+    """INT8, in quantisation-aware fine-tuning."""
 
     def state(self, identity: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Return tensors and JSON-ready record for `checkpoint.save_state`; `restore` is the inverse."""
@@ -101,6 +104,8 @@ class Learner:
             tensors |= {f"optimizer/{number}/{k}": torch.as_tensor(v) for k, v in moments.items()}
         if self.adversary is not None:
             tensors |= {f"adversary/{k}": v for k, v in self.adversary.state().items()}
+        if self.simulation is not None:
+            tensors |= {f"simulation/{k}": v for k, v in self.simulation.state().items()}
         record = {"identity": identity, "progress": asdict(self.progress), "scaler": self.scaler.state_dict()}
         return tensors, record
 
@@ -120,6 +125,9 @@ class Learner:
         if self.adversary is not None:
             critics = {k.removeprefix("adversary/"): v for k, v in tensors.items() if k.startswith("adversary/")}
             self.adversary.restore(critics)
+        if self.simulation is not None:
+            own = {k.removeprefix("simulation/"): v for k, v in tensors.items() if k.startswith("simulation/")}
+            self.simulation.restore(own, next(self.network.parameters()).device)
         self.scaler.load_state_dict(record["scaler"])
         self.progress = Progress(**record["progress"])
 
@@ -129,6 +137,8 @@ def identity_of(rows: Sequence[IndexRow], spec: ModelSpec, config: TrainConfig, 
     (unless the rate depends on it), not the words about data and licence. `weights` are the files training starts from.
     """
     settings = {k: v for k, v in asdict(config).items() if k not in ("workers", "epochs", "max_minutes")}
+    if config.qat is None:
+        del settings["qat"]  # runs of the first versions, which may be resumed, did not have it
     if config.schedule == "cosine":
         settings["epochs"] = config.epochs
     parts = [replace(spec, training={}, licence="").to_json(), json.dumps(settings, sort_keys=True)]

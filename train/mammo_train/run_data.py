@@ -16,14 +16,18 @@ DATA = "data.json"
 ADVICE = "give --index FILE --root DIR"
 
 
-def write_data_json(run: Path, index: Path, root: Path, seen: Sequence[IndexRow]) -> None:
-    """Write index and root of the data a run was trained on, and hashes of what training and selection have seen."""
+def write_data_json(run: Path, index: Path, root: Path, seen: Sequence[IndexRow], initial: Path | None = None) -> None:
+    """Write index and root of the data a run was trained on, and hashes of what training and selection have seen.
+
+    What the run it started from (`initial`) has seen counts too.
+    """
+    before = json.loads((initial / DATA).read_text(encoding="utf-8")) if initial and (initial / DATA).is_file() else {}
     content = {
         "index": str(index.resolve()),
         "root": str(root.resolve()),
         "index_sha256": file_sha256(index),
-        "seen_images": sorted({file_sha256(row.image) for row in seen}),
-        "seen_groups": sorted({_group_sha256(row) for row in seen}),
+        "seen_images": sorted({file_sha256(row.image) for row in seen} | set(before.get("seen_images", ()))),
+        "seen_groups": sorted({_group_sha256(row) for row in seen} | set(before.get("seen_groups", ()))),
     }
     write_text(run / DATA, json.dumps(content, indent=1) + "\n")
 
