@@ -10,8 +10,8 @@ import pytest
 from fake_sessions import EchoSession, echo_spec
 from mammo_runtime.errors import InferenceFailed, UnsuitableImage, UnusableBox, UsageError
 from mammo_runtime.mammogram import Box, Mammogram
-from mammo_runtime.segmenter import MAX_BATCH, OperatingPoint, segment
-from mammo_runtime.spec import InputMode
+from mammo_runtime.segmenter import MAX_BATCH, OperatingPoint, prepare_all, segment
+from mammo_runtime.spec import InputMode, ModelSpec
 from mammo_runtime.tasks import MAX_BOXES
 
 SIDE = 128
@@ -181,3 +181,13 @@ def test_a_meaningless_operating_point_is_refused(values: dict[str, float], area
 def test_more_boxes_than_a_person_draws_fail_the_image() -> None:
     with pytest.raises(UnusableBox, match=f"{MAX_BOXES + 1} boxes .* at most {MAX_BOXES}"):
         segment(SPOT, EchoSession(), ROI, boxes=[Box(10, 10, 8, 8)] * (MAX_BOXES + 1))
+
+
+@pytest.mark.parametrize(("spec", "boxes"), [(FULL, None), (ROI, [Box(8, 8, 16, 16), Box(60, 60, 20, 20)])])
+def test_what_was_prepared_once_serves_again(spec: ModelSpec, boxes: list[Box] | None) -> None:
+    once = prepare_all(SPOT, spec, boxes)
+    again = segment(SPOT, EchoSession(), spec, boxes=boxes, prepared=once)
+    first = segment(SPOT, EchoSession(), spec, boxes=boxes)
+    assert np.array_equal(again.mask, first.mask)
+    assert np.array_equal(again.probability, first.probability)
+    assert again.findings == first.findings
