@@ -162,7 +162,9 @@ def _checked_entries(values: object) -> dict[str, dict[str, Any]]:
                 _text(entry[name], f"{name} of {where} is no text")
         if entry.get("precision", KEYS[key].value) != KEYS[key].value:
             raise ValueError(f"{where} must be {KEYS[key].value}, not {_shown(entry['precision'])}")
-        _texts(entry.get("backends", []), f"backends of {where}")
+        for name in _texts(entry.get("backends", []), f"backends of {where}"):
+            _text(name, f"backends of {where} holds no name")
+        _texts(entry.get("why", []), f"why of {where}")
         _speeds(entry.get("speed", []), where)
     return entries
 
@@ -178,6 +180,8 @@ def _checked_reasons(values: object) -> dict[str, dict[str, Any]]:
 def reason_of(entry: Mapping[str, Any]) -> str:
     """Return why a graph was not shipped, or shipped with a reserve, in one line; "" where nothing is said."""
     words = "; ".join(" ".join(str(sentence).split()) for sentence in entry.get("why", []))
+    # It goes to terminals and reports: nothing that steers them.
+    words = "".join(letter if letter.isprintable() else "?" for letter in words)
     return words if len(words) <= _MAX_WORDS else f"{words[:_MAX_WORDS]}…"
 
 
@@ -221,7 +225,7 @@ def _speeds(values: object, where: str) -> None:
 
 
 def _text(value: object, complaint: str) -> None:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value or not value.isprintable():
         raise ValueError(complaint)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mammo_runtime import acceptance as acceptance_module
 from mammo_runtime.acceptance import (
     EXPECTED,
     AcceptanceReport,
@@ -30,6 +31,7 @@ from mammo_runtime.hashing import file_sha256
 from mammo_runtime.manifest import KEYS
 from mammo_runtime.spec import InputMode, Precision, Task
 from mammo_runtime.writers.pictures import mask_png
+from nasty_json import mutants
 from tiny_model import ENVIRONMENT, tiny_spec, write_bundle
 from tiny_precisions import passed, write_precisions
 from tiny_tasks import SPECS, write_task_bundle
@@ -242,6 +244,22 @@ def test_hostile_expectations_are_refused(simple: Bundle, how: str) -> None:
     with pytest.raises(ModelRefused) as caught:
         check_acceptance(with_expected(simple, HOSTILE[how](expected_of(simple))), "cpu")
     assert "acceptance" in str(caught.value)
+
+
+def test_no_nonsense_in_what_is_expected_breaks_it(simple: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = expected_of(simple)
+    del values["inputs"][1:]
+    shown = simple.folder / EXPECTED
+    monkeypatch.setattr(acceptance_module, "vouched_for", lambda bundle, path: "")
+    with load_key(simple, "fp32") as model:
+        for what, changed in mutants(values):
+            shown.write_text(json.dumps(changed), encoding="utf-8")
+            try:
+                json.dumps(AcceptanceReport((check_sessions(simple, "fp32", model.session),)).records, allow_nan=False)
+            except ModelRefused:
+                continue
+            except Exception as error:
+                pytest.fail(f"{what}: {type(error).__name__}: {error}")
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a" * 9, b"\x89PNG\r\n\x1a\n" + b"\xff" * 40])

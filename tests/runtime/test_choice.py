@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mammo_runtime.errors import ModelRefused
 from mammo_runtime.hashing import file_sha256
 from mammo_runtime.machine import UNKNOWN
 from mammo_runtime.spec import Precision
+from nasty_json import mutants
 from tiny_model import field, tiny_spec, varint, write_model
 from tiny_precisions import HERE, passed, relabelled, timed, write_precisions
 
@@ -224,6 +226,26 @@ def test_a_graph_without_its_fp32_origin_is_refused(tmp_path: Path) -> None:
         load_key(read_bundle(folder), "fp16")
     with pytest.raises(ModelRefused, match="holds no fp32 model"):
         choose(read_bundle(folder), "cpu", None, HERE)
+
+
+def test_no_nonsense_in_a_manifest_is_an_internal_error(tmp_path: Path) -> None:
+    entries = {"fp16": passed(timed(1.2)), "int8-cpu": passed(timed(2, than="fp16"), backends=["cpu"], why=["w"])}
+    reasons = {"int8": {"verdict": "missed", "why": ["slow"]}}
+    folder = write_precisions(tmp_path, entries, not_shipped=reasons, acceptance=["model.fp16.onnx"])
+    document = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    refused = 0
+    for what, changed in mutants(document):
+        (folder / "bundle.json").write_text(json.dumps(changed), encoding="utf-8")
+        try:
+            bundle = read_bundle(folder)
+            for precision in (None, Precision.FP16, Precision.INT8):
+                assert choose(bundle, "cpu", precision, HERE).why.isprintable(), what
+            json.dumps(bundle.to_dict())
+        except ModelRefused:
+            refused += 1
+        except Exception as error:
+            pytest.fail(f"{what}: {type(error).__name__}: {error}")
+    assert refused > 500
 
 
 def test_further_files_do_not_disturb(tmp_path: Path) -> None:
