@@ -87,10 +87,14 @@ class AcceptanceReport:
         return tuple(graph.line for graph in self.graphs)
 
     @property
-    def records(self) -> list[dict[str, Any]]:
-        """What was measured, JSON-ready; None where one of two answers lacks a part of the other."""
-        found: list[dict[str, Any]] = json.loads(json.dumps([asdict(graph) for graph in self.graphs]))
-        for image in (image for graph in found for image in graph["images"]):
+    def line(self) -> str:
+        """The outcome in one line for people."""
+        return f"acceptance: {'; '.join(self.lines)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was measured, JSON-ready; None where one of two answers lacks a part of the other."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        for image in (image for graph in found["graphs"] for image in graph["images"]):
             image["differences"] = {k: v if isfinite(v) else None for k, v in image["differences"].items()}
         return found
 

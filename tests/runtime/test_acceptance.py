@@ -116,7 +116,8 @@ def test_every_task_says_again_what_it_said(bundle: Bundle) -> None:
     assert (graph.key, len(graph.images), report.misses) == ("fp32", 3, ())
     assert report.lines == ("fp32: 3 phantoms as expected, 3 of them to the last bit",)
     assert all(one.differences and not any(one.differences.values()) for one in graph.images)
-    assert json.loads(json.dumps(report.records)) == report.records
+    assert report.line == f"acceptance: {report.lines[0]}"
+    assert json.loads(json.dumps(report.to_dict())) == report.to_dict()
     assert check_acceptance(bundle, "cpu", Precision.FP32) == report
 
 
@@ -255,7 +256,9 @@ def test_no_nonsense_in_what_is_expected_breaks_it(simple: Bundle, monkeypatch: 
         for what, changed in mutants(values):
             shown.write_text(json.dumps(changed), encoding="utf-8")
             try:
-                json.dumps(AcceptanceReport((check_sessions(simple, "fp32", model.session),)).records, allow_nan=False)
+                json.dumps(
+                    AcceptanceReport((check_sessions(simple, "fp32", model.session),)).to_dict(), allow_nan=False
+                )
             except ModelRefused:
                 continue
             except Exception as error:
