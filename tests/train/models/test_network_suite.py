@@ -10,6 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mammo_export.form import check_form
+from mammo_export.half_twin import half_twin
+from mammo_export.islands import find_islands
+from mammo_export.probe import outputs_of
+from mammo_export.to_fp16 import to_fp16
 from mammo_runtime.spec import Task
 from mammo_train import models
 from network_cases import CASES, EXTRA_NAMES, IMAGES, Graph, learned
@@ -81,6 +86,7 @@ def test_exported_graph_answers_as_the_network(name: str) -> None:
         assert not COMPUTED_SHAPES & set(operators)
         norms += operators.count("BatchNormalization")
         check_answers(graph)
+        check_half(graph)
     assert norms == NORMS_LEFT.get(name, 0)
 
 
@@ -94,6 +100,21 @@ def check_answers(graph: Graph) -> None:
         assert answer.shape == tuple(expected.shape)
         worst = float((torch.from_numpy(answer) - expected).abs().max())
         assert worst <= 1e-4 * max(float(expected.abs().max()), 1e-3)
+
+
+def check_half(graph: Graph) -> None:
+    """Compare the half-precision form, as a device rounds, with torch's answers; a mean error of 1 % is allowed.
+
+    Nearly untrained networks are no measure of accuracy: what is proved is that each network has the form, and that
+    its islands are few enough for the label.
+    """
+    batch = tuple(tensor.numpy() for tensor in graph.inputs)
+    islands = find_islands(graph.model, [batch])
+    half = to_fp16(graph.model, [island.node for island in islands])
+    check_form(half, "fp16")
+    for answer, expected in zip(outputs_of(half_twin(half), [batch]), graph.outputs, strict=True):
+        worst = float((torch.from_numpy(answer) - expected).abs().mean())
+        assert worst <= 1e-2 * max(float(expected.abs().mean()), 1e-3)
 
 
 def first(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
