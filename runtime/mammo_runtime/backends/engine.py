@@ -39,6 +39,38 @@ class BuiltEngine:
     seconds: float
 
 
+@dataclass(frozen=True)
+class TakenIn:
+    """A parsed graph."""
+
+    builder: Any
+    network: Any
+    parser: Any
+    """Owns the network's weights: it must live until the engine is built."""
+    log: Any
+    promised: tuple[Layer, ...]
+    types: Mapping[str, int]
+
+
+def take_in(trt: Any, onnx: bytes, label: Precision) -> TakenIn:
+    """Parse a graph and prove that its typed network is what `label` says. Raises ModelRefused, GateMissed."""
+    if has_external_data(onnx):
+        raise ModelRefused("the graph keeps weights in other files; export it as a single file")
+    log = make_log(trt)
+    try:
+        builder = trt.Builder(log)
+    except TypeError as error:  # a null pointer: what TensorRT answers where it finds no usable GPU
+        raise ModelRefused(f"{described(trt)} cannot build here: it found no usable GPU ({log.said()})") from error
+    # By name: the flag's number is 1 in TensorRT 10 and 0 in 11.
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(onnx):
+        raise ModelRefused(f"{described(trt)} does not take the graph: {_parser_errors(parser, log)}")
+    promised = layers_of_network(network)
+    require_precision(proof_of(promised), label)
+    return TakenIn(builder, network, parser, log, promised, types_of_network(network))
+
+
 def build_engine(
     trt: Any,
     onnx: bytes,
@@ -52,18 +84,9 @@ def build_engine(
     The caller has looked for a GPU where the module needs one. Raises ModelRefused (the parser or builder says no, with
     its own words), GateMissed (the typed network is not what `label` says), UsageError (a setting that does not fit).
     """
-    settings = settings or EngineSettings()
-    if has_external_data(onnx):
-        raise ModelRefused("the graph keeps weights in other files; export it as a single file")
-    started, log = time.perf_counter(), make_log(trt)
-    try:
-        builder = trt.Builder(log)
-    except TypeError as error:  # a null pointer: what TensorRT answers where it finds no usable GPU
-        raise ModelRefused(f"{described(trt)} cannot build here: it found no usable GPU ({log.said()})") from error
-    network = _parsed(trt, builder, onnx, log)
-    promised = layers_of_network(network)
-    require_precision(proof_of(promised), label)
-    types = types_of_network(network)
+    settings, started = settings or EngineSettings(), time.perf_counter()
+    graph = take_in(trt, onnx, label)
+    builder, network, log = graph.builder, graph.network, graph.log
     taken = [network.get_input(k) for k in range(network.num_inputs)]
     profiles = {t.name: profile_of(t.name, tuple(t.shape), spec, settings) for t in taken}
     config = _configured(trt, builder, settings)
@@ -86,21 +109,11 @@ def build_engine(
         bytes(plan),
         tuple(Tensor(t.name, t.dtype.name, tuple(t.shape), *profiles[t.name]) for t in taken),
         tuple(Tensor(t.name, t.dtype.name, tuple(t.shape)) for t in given),
-        promised,
-        types,
+        graph.promised,
+        graph.types,
         tuple(dict.fromkeys(log.warnings)),
         time.perf_counter() - started,
     )
-
-
-def _parsed(trt: Any, builder: Any, onnx: bytes, log: Any) -> Any:
-    """Return the network, which keeps the weights of `onnx` only while those bytes live."""
-    # By name: the flag's number is 1 in TensorRT 10 and 0 in 11.
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse(onnx):
-        raise ModelRefused(f"{described(trt)} does not take the graph: {_parser_errors(parser, log)}")
-    return network
 
 
 def _configured(trt: Any, builder: Any, settings: EngineSettings) -> Any:

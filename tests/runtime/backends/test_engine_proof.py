@@ -29,7 +29,7 @@ def network(*layers: ILayer) -> INetworkDefinition:
 
 
 def quantised(weights_too: bool = True) -> INetworkDefinition:
-    """A convolution whose data and (its second input) weights come out of DequantizeLinear, the weights by a shuffle."""
+    """A convolution whose data and weights (its second input) come out of DequantizeLinear, weights by a shuffle."""
     data, weights = ITensor("data", "HALF"), ITensor("weights", "HALF")
     layers = [ILayer("dq", "DEQUANTIZE", [ITensor("q", "INT8"), ITensor("scale", "HALF")], data)]
     source = ITensor("w", "INT8" if weights_too else "HALF")
