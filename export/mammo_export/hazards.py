@@ -27,6 +27,8 @@ EXACT_WHOLE = 2048
 """Whole numbers are exact in half precision up to this."""
 STEEP: Mapping[str, float] = {"Softmax": 32.0, "Exp": 8.0, "Sin": 16.0, "Cos": 16.0}
 """Operator → largest input for which half's step does not change the result by more than about 1 %."""
+EXACT_CORNER = 256.0
+"""Corners of boxes are exact to an eighth of a pixel up to this."""
 FINE = frozenset({"Sin", "Cos"})
 """Where the corners of a box end as pixels and go on as phases."""
 
@@ -52,7 +54,8 @@ def hazards_of(model: onnx.ModelProto, largest: Mapping[str, float]) -> tuple[Ha
     facts = Facts(constants, largest, sides_of(model), _integers(model))
     tensors = _delicate_tensors(model, facts)
     tail = kept_tail(model)
-    boxed = _between_boxes_and_phases(model)
+    corner = largest.get(BOXES, 0.0)
+    boxed = _between_boxes_and_phases(model) if corner > EXACT_CORNER else frozenset()
     found = []
     for node in model.graph.node:
         if node.name in tail or node.op_type == "Constant":
@@ -62,7 +65,8 @@ def hazards_of(model: onnx.ModelProto, largest: Mapping[str, float]) -> tuple[Ha
         # What is too large comes before what is too small: it needs no second look.
         reason = min(reasons, key=lambda why: why.tiny, default=None)
         if name_of(node) in boxed and (reason is None or reason.tiny):
-            reason = Reason("it turns corners in pixels into phases; half precision has steps of half a pixel there")
+            step = np.spacing(np.float16(corner))
+            reason = Reason(f"it turns corners up to {corner:.0f} pixels into phases; half has steps of {step:g} there")
         if reason is not None:
             found.append(Hazard(name_of(node), node.op_type, reason.words, reason.tiny))
     return tuple(found)
