@@ -14,6 +14,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from mammo_export.graph_walk import consumers, producers, sorted_nodes
 from mammo_export.ranges import CALIBRATORS, Ranges, measured_ranges
+from mammo_export.rounding import round_anew
 from mammo_runtime.errors import UsageError
 
 __all__ = [
@@ -42,6 +43,7 @@ ACTIVATIONS = ("Relu", "Clip")
 FP16_OPSET = 19
 MIN_SCALE = 2.0**-14
 """Smallest normal number of FP16: a smaller scale would lose digits there, or become zero, which TensorRT refuses."""
+EIGHT_BITS = {"symmetric": True, "reduce_range": False}
 BETWEEN = ("Add", "Concat", "Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip")
 """What the CPU form computes in uint8 besides the groups, so that no value goes back to float on the way."""
 
@@ -158,7 +160,7 @@ def _for_tensorrt(prepared: ModelProto, ranges: Ranges, chosen: Sequence[Group])
                "OpTypesToExcludeOutputQuantization": list(WEIGHTED)}  # fmt: skip
     model = _by_onnxruntime(prepared, widened, names, WEIGHTED, "QInt8", False, options)
     _unread(model, prepared, names, set())
-    _raise_small_scales(model, prepared)
+    round_anew(model, prepared, MIN_SCALE)
     made, used = producers(prepared), consumers(prepared)
     weights = {tensor.name for tensor in prepared.graph.initializer}
     for node in prepared.graph.node:
@@ -190,8 +192,10 @@ def _for_cpu(
     for node in prepared.graph.node:
         if node.op_type in ACTIVATIONS and node.input[0] in made and len(used[node.input[0]]) == 1:
             known[node.input[0]] = known[node.output[0]]
-    model = _by_onnxruntime(prepared, known, names, (*WEIGHTED, *between), "QUInt8", reduced, {})
+    eight = {"TensorQuantOverrides": {w: [{**EIGHT_BITS, "axis": 0}] for w in _depthwise(prepared)}}
+    model = _by_onnxruntime(prepared, known, names, (*WEIGHTED, *between), "QUInt8", reduced, eight)
     _unread(model, prepared, names, names)
+    round_anew(model, prepared)
     return model
 
 
@@ -221,6 +225,13 @@ def _by_onnxruntime(
         raise UsageError(f"{error} Measure the ranges on this graph") from error
     made: ModelProto = quantizer.model.model
     return made
+
+
+def _depthwise(prepared: ModelProto) -> list[str]:
+    """Return the weights of convolutions in which each channel has a kernel of its own."""
+    shapes = {tensor.name: tensor.dims for tensor in prepared.graph.initializer}
+    convolutions = [node for node in prepared.graph.node if node.op_type == "Conv" and node.input[1] in shapes]
+    return [node.input[1] for node in convolutions if shapes[node.input[1]][1] == 1 < shapes[node.input[1]][0]]
 
 
 def _unread(model: ModelProto, prepared: ModelProto, quantised: Collection[str], integers: Collection[str]) -> None:
@@ -269,26 +280,6 @@ def _symmetric(ends: tuple[float, float]) -> tuple[float, float]:
     """Return the range made symmetric, wide enough for a scale of `MIN_SCALE`."""
     size = max(-ends[0], ends[1], 127 * MIN_SCALE)
     return -size, size
-
-
-def _raise_small_scales(model: ModelProto, prepared: ModelProto) -> None:
-    """Quantise anew the channels whose weights' scale is below `MIN_SCALE`."""
-    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    floats = {tensor.name: tensor for tensor in prepared.graph.initializer}
-    for node in model.graph.node:
-        if node.op_type != "DequantizeLinear" or node.input[0] not in tensors:
-            continue
-        scale = numpy_helper.to_array(tensors[node.input[1]]).copy()
-        small = scale < MIN_SCALE
-        if not small.any():
-            continue
-        scale[small] = MIN_SCALE
-        axis = next(a.i for a in node.attribute if a.name == "axis")
-        weight = numpy_helper.to_array(floats[node.input[0].removesuffix("_quantized")])
-        shape = [-1 if k == axis else 1 for k in range(weight.ndim)]
-        values = np.clip(np.rint(weight / scale.reshape(shape)), -127, 127).astype(np.int8)
-        tensors[node.input[0]].CopyFrom(numpy_helper.from_array(values, node.input[0]))
-        tensors[node.input[1]].CopyFrom(numpy_helper.from_array(scale, node.input[1]))
 
 
 def _add_pair(model: ModelProto, reader: str, tensor: str, ranges: Ranges) -> None:

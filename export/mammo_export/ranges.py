@@ -20,7 +20,7 @@ BINS = 2048
 LEVELS = 128
 """Of one sign in int8."""
 PERCENTILE = 99.99
-STEP = 8
+STEP = 16
 """Bins between two thresholds that are tried."""
 PASS_BYTES = 256_000_000
 """Of activations that one run of the graph may return; a network with more is run several times per image."""
@@ -153,6 +153,15 @@ def measured_tensors(prepared: ModelProto) -> tuple[str, ...]:
         if len(users) == 1 and users[0].op_type in ("Relu", "Clip") and name in made and made[name].op_type == "Conv"
     }
     return tuple(name for name in found if name in floats and name not in constants and name not in folded)
+
+
+def largest_by_channel(prepared: ModelProto, names: Sequence[str], batches: Batches) -> Mapping[str, np.ndarray]:
+    """Return tensor → the largest absolute value of each channel, float64 [C], of tensors [N, C, H, W]; one pass."""
+    found: dict[str, np.ndarray] = {}
+    for name, values in _activations(prepared, _parts(prepared, names), batches):
+        largest = np.abs(values).max(axis=(0, 2, 3)).astype(np.float64)
+        found[name] = np.maximum(found[name], largest) if name in found else largest
+    return found
 
 
 def _histograms(prepared: ModelProto, batches: Batches) -> Mapping[str, Histogram]:
