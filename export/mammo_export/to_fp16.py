@@ -123,7 +123,8 @@ def _round_constants(model: onnx.ModelProto, kept: frozenset[str]) -> None:
 
 def _library() -> Any:
     paths = list(sys.path)
-    from onnxruntime.transformers import float16
+    # The second is not used here: onnxruntime.quantization imports it later, and finds it only through that path.
+    from onnxruntime.transformers import float16, onnx_utils  # noqa: F401
 
     # Importing that package appends its folder, whose modules are called `models` or `float16`, to the path.
     sys.path[:] = paths
