@@ -70,7 +70,10 @@ LIMITS: Mapping[str, Limits] = {
     "int8-cpu": EIGHT_BITS,
 }
 """Key of a graph → its limits."""
+ENOUGH_INPUTS = 256
+"""Calibration inputs beyond which more seldom help."""
 EXAMPLES = 5
+"""Names in one sentence."""
 UNKNOWN_SIZE = SIZES[-1]
 
 
@@ -121,7 +124,7 @@ def preference(difference: Difference) -> tuple[float, ...]:
     return -float(len(difference.unusable)), -float(len(difference.lost)), mean
 
 
-def advice(key: str, difference: Difference, calibrated_on: int | None = None) -> tuple[str, ...]:
+def advice(key: str, difference: Difference, spec: ModelSpec, calibrated_on: int | None = None) -> tuple[str, ...]:
     """Return what to try when a precision misses its limits. `calibrated_on`: calibration inputs of INT8."""
     if difference.unusable:
         return (
@@ -132,12 +135,16 @@ def advice(key: str, difference: Difference, calibrated_on: int | None = None) -
         return ("judge on other pictures (--fold, --index): masks are needed where masks are scored",)
     if key in ("fp32", "fp16"):
         return ("use FP32; the entry names the pictures that lose most: look at them first",)
-    few = calibrated_on is not None and calibrated_on < 256
-    more = f" (so far {calibrated_on})" if few else ""
+    few = calibrated_on is not None and calibrated_on < ENOUGH_INPUTS
+    among = "each class" if spec.task in (Task.MULTICLASS, Task.CLASSIFICATION) else "masses"
+    other = "use FP16"
+    if "mobilenet" in spec.architecture:
+        other += ", or another network: its depthwise convolutions lose most in eight bits"
     return (
-        f"calibrate on more pictures of the training folds, masses among them{more}",
+        f"calibrate on more pictures of the training folds, {among} among them"
+        + (f" (so far {calibrated_on})" if few else ""),
         "fine-tune with quantisation in the loop: mammo-train fit --qat",
-        "use FP16, or another network: those without depthwise convolutions lose less in eight bits",
+        other,
     )
 
 

@@ -127,11 +127,13 @@ def test_candidates_are_compared_by_lost_lesions_before_dice() -> None:
 
 
 def test_advice_names_what_can_be_done() -> None:
-    assert any("--qat" in one for one in advice("int8", CLEAN))
-    assert "so far 12" in advice("int8-cpu", CLEAN, calibrated_on=12)[0]
-    assert "FP32" in advice("fp16", CLEAN)[0]
-    assert "overflows" in advice("int8", replace(CLEAN, unusable=("p",)))[0]
-    assert "other pictures" in advice("int8", replace(CLEAN, n=0))[0]
+    assert any("--qat" in one for one in advice("int8", CLEAN, FULL))
+    assert "masses among them (so far 12)" in advice("int8-cpu", CLEAN, FULL, 12)[0]
+    assert "each class among them" in advice("int8-cpu", CLEAN, class_model().spec, 300)[0]
+    assert "depthwise" in advice("int8", CLEAN, replace(FULL, architecture="mobilenetv2_unet"))[-1]
+    assert "FP32" in advice("fp16", CLEAN, FULL)[0]
+    assert "overflows" in advice("int8", replace(CLEAN, unusable=("p",)), FULL)[0]
+    assert "other pictures" in advice("int8", replace(CLEAN, n=0), FULL)[0]
 
 
 class Forgetful(EchoSession):
