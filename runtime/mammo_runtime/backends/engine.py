@@ -22,6 +22,9 @@ from mammo_runtime.spec import ModelSpec, Precision
 
 Report = Callable[[str], None]
 TELL_EVERY_S = 5.0
+CHANGED_MEANING = "Defaulting to INT8"
+"""Of a parser's warning: unsigned eight bits (with zero point 0) are taken for signed ones, so that half of their range
+is cut off. The parser returns success all the same (seen with TensorRT-RTX 1.4 and 1.7)."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,12 @@ def take_in(trt: Any, onnx: bytes, label: Precision) -> TakenIn:
     parser = trt.OnnxParser(network, log)
     if not parser.parse(onnx):
         raise ModelRefused(f"{described(trt)} does not take the graph: {_parser_errors(parser, log)}")
+    changed = [line for line in log.warnings if CHANGED_MEANING in line]
+    if changed:
+        raise ModelRefused(
+            f"{described(trt)} would compute something else than the graph says, in its own words: {changed[0][:300]}. "
+            "Export the bundle again"
+        )
     promised = layers_of_network(network)
     require_precision(proof_of(promised), label)
     return TakenIn(builder, network, parser, log, promised, types_of_network(network))
