@@ -41,9 +41,9 @@ def precision_section(manifest: Mapping[str, Any]) -> str:
         _table(manifest, known),
         "\n".join(line for key, entry in known.items() for line in _told(manifest, key, entry)),
     ]
-    reserves = warnings(manifest)
-    if reserves:
-        parts.append("Reserves:\n\n" + "\n".join(f"- {_safe(sentence)}" for sentence in reserves))
+    warned = warnings(manifest)
+    if warned:
+        parts.append("Warnings:\n\n" + "\n".join(f"- {_safe(sentence)}" for sentence in warned))
     parts += [_calibration(manifest), "Details, plots and the worst cases as pictures: `report.html`."]
     return "\n\n".join(part for part in parts if part) + "\n"
 

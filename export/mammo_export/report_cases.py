@@ -40,8 +40,8 @@ def case_picture(
         raise ValueError(f"a case needs a uint8 picture and masks of its size, got {image.dtype} {image.shape}")
     colour = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
     window = _window(masks)
-    detail = _panel(colour, window, ((truth, TRUTH, "dotted"), (reference, REFERENCE, "solid"),
-                                     (candidate, CANDIDATE, "dashed")))  # fmt: skip
+    outlines = ((reference, REFERENCE, "solid"), (truth, TRUTH, "dotted"), (candidate, CANDIDATE, "dashed"))
+    detail = _panel(colour, window, outlines)
     if _side(window) >= WHOLE * max(image.shape[:2]):
         return detail
     rows, columns = image.shape[:2]

@@ -41,29 +41,36 @@ def ladder(evidence: Evidence) -> Table | None:
     spec, known = evidence["spec"], entries(evidence)
     origin = known.get("fp32", {})
     parity = (origin.get("gates") or {}).get("parity")
-    rows: list[Row] = [
-        ["Trained network", parity["reference"] if parity else "PyTorch", "–", "–", "what everything is judged by", "–"]
-    ]
+    rows: list[Row] = [["Trained network", "–", parity["reference"] if parity else "PyTorch", "what all is judged by"]]
+    how: tuple[str, ...]
     if parity:
-        on = f"{counted(parity['images'], 'pictures')}, {counted(parity['windows'], 'inputs')}"
-        verdict = Cell((str(origin.get("verdict", "")),), status(evidence, "fp32", origin)[0])
-        rows.append([label("fp32"), parity["measured"], "trained network", on, Cell(_parity_lines(parity)), verdict])
+        how = (
+            f"{parity['measured']}, against the trained network",
+            f"on {counted(parity['images'], 'pictures')}, {counted(parity['windows'], 'inputs')}",
+        )
+        rows.append([label("fp32"), _verdict(evidence, "fp32", origin), Cell(how), Cell(_parity_lines(parity))])
     elif origin:
-        rows.append([label("fp32"), "ONNX Runtime", "trained network", "–", "not on record in this bundle", "–"])
+        rows.append([label("fp32"), _verdict(evidence, "fp32", origin), "against the trained network",
+                     "not on record in this bundle"])  # fmt: skip
     for key, entry in known.items():
         found = difference_of(entry)
         if key == "fp32" or found is None:
             continue
-        on = f"{counted(found['items'], items_name(spec))}, {found['n']} with a score"
-        verdict = Cell((str(entry.get("verdict", "")),), status(evidence, key, entry)[0])
-        by = f"ONNX Runtime, {(entry.get('made') or {}).get('judged_on', 'the graph itself')}"
-        rows.append([label(key), by, label("fp32"), on, Cell(_rung_lines(spec, key, entry, found)), verdict])
+        how = (
+            f"ONNX Runtime, against {label('fp32')}",
+            f"on {counted(found['items'], items_name(spec))}, {found['n']} with a score",
+            f"computed: {(entry.get('made') or {}).get('judged_on', 'the graph itself')}",
+        )
+        rows.append([label(key), _verdict(evidence, key, entry), Cell(how), Cell(_rung_lines(spec, key, entry, found))])
     rows.append([
-        "Engine", "TensorRT", "its own ONNX graph", "–",
-        "built and compared on the device that runs it, by mammo-export engine; recorded beside the engine", "–",
+        "Engine", "–", "TensorRT, against its own ONNX graph",
+        "built and compared on the device that runs it, by mammo-export engine; recorded beside the engine",
     ])  # fmt: skip
-    return table("Parity ladder: each rung against the one it was made from",
-                 ("Rung", "Computed by", "Compared with", "On", "Found", "Verdict"), rows)  # fmt: skip
+    return table("Each rung against the one it was made from", ("Rung", "Verdict", "How", "Found"), rows)
+
+
+def _verdict(evidence: Evidence, key: str, entry: Entry) -> Cell:
+    return Cell((str(entry.get("verdict", "")),), status(evidence, key, entry)[0])
 
 
 def _parity_lines(parity: Mapping[str, Any]) -> tuple[str, ...]:
@@ -71,12 +78,8 @@ def _parity_lines(parity: Mapping[str, Any]) -> tuple[str, ...]:
     for name, words in PARITY_WORDS.items():
         if parity.get(name) is not None:
             limit = parity.get("limits", {}).get(name, GATES[name].limit)
-            shown = (
-                f"{parity[name]:.4%} (limit {limit:.2%})"
-                if GATES[name].least
-                else f"{parity[name]:.1e} (limit {limit:.0e})"
-            )
-            said.append(f"{words}: {shown}")
+            value = f"{parity[name]:.4%}" if GATES[name].least else f"{parity[name]:.1e}"
+            said.append(f"{words}: {value} (limit {f'{limit:.2%}' if GATES[name].least else f'{limit:.0e}'})")
     said += [
         f"{words.lower()}: {listed(parity[name])}"
         for name, words in (

@@ -12,7 +12,6 @@ from mammo_export.report_words import (
     entries,
     items_name,
     label,
-    limit_words,
     listed,
     megabytes,
     score_name,
@@ -33,6 +32,10 @@ FLAGS: Mapping[str, str] = {
 }
 
 
+UNBROKEN = 32
+"""Letters of a text that stays in one line: a number with its interval."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """A cell with several lines, or with a meaning that is coloured as well as said."""
@@ -40,6 +43,12 @@ class Cell:
     lines: tuple[str, ...]
     mood: str = ""
     """"good", "reserve", "bad" or nothing."""
+
+    @property
+    def kind(self) -> str:
+        """Its classes in the page; short texts are not broken."""
+        short = len(self.lines) == 1 and len(self.lines[0]) <= UNBROKEN
+        return f"{self.mood} {'number' if short else ''}".strip()
 
 
 @dataclass(frozen=True)
@@ -91,11 +100,11 @@ def scores(evidence: Evidence) -> Table | None:
         rows.append([
             label(key), str(found["n"]), str(found["patients"]), _plain(found.get("reference")),
             _plain(found.get("candidate")), Cell((with_interval(found),), "bad" if mood == "bad" else ""),
-            "–" if absolute is None else f"{absolute:.4f}", Cell(tuple(limit_words(key, spec))),
+            "–" if absolute is None else f"{absolute:.4f}",
         ])  # fmt: skip
     score = score_name(spec)
     head = ("Graph", f"n {items_name(spec)}", "Patients or groups", f"{score}, FP32", f"{score}, this graph",
-            "Change (95 %)", "Mean size of a change", "Limits")  # fmt: skip
+            "Change (95 %)", "Mean size of a change")  # fmt: skip
     return table(f"Mean {score} of each graph against FP32, paired", head, rows)
 
 

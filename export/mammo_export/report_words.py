@@ -149,9 +149,22 @@ def status(evidence: Evidence, key: str, entry: Entry) -> tuple[str, str]:
 
 def facts(evidence: Evidence, entry: Entry) -> list[str]:
     """Return what was measured of one precision, one phrase each."""
-    found = difference_of(entry)
+    found, parity = difference_of(entry), (entry.get("gates") or {}).get("parity")
     said = [] if found is None else [change_words(evidence["spec"], found)]
+    if parity:
+        said.append(
+            f"compared with the trained network on {counted(parity['images'], 'pictures')}{_parity_words(parity)}"
+        )
     return said + [speed_words(one) for one in entry.get("speed") or ()]
+
+
+def _parity_words(parity: Mapping[str, Any]) -> str:
+    said = ""
+    if parity.get("logit_error") is not None:
+        said += f": logits within {parity['logit_error']:.1e} of the largest"
+    if parity.get("equal_pixels") is not None:
+        said += f", {parity['equal_pixels']:.4%} of the mask pixels equal in the worst picture"
+    return said
 
 
 def headline(evidence: Evidence) -> str:
