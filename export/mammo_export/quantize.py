@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from mammo_export.graph_walk import consumers, producers, sorted_nodes
 from mammo_export.ranges import CALIBRATORS, Ranges, measured_ranges
-from mammo_export.rounding import round_anew
+from mammo_export.rounding import depthwise_weights, round_anew, searched_scales
 from mammo_runtime.errors import UsageError
 
 __all__ = [
@@ -43,7 +43,8 @@ ACTIVATIONS = ("Relu", "Clip")
 FP16_OPSET = 19
 MIN_SCALE = 2.0**-14
 """Smallest normal number of FP16: a smaller scale would lose digits there, or become zero, which TensorRT refuses."""
-EIGHT_BITS = {"symmetric": True, "reduce_range": False}
+EIGHT_BITS, SEVEN_BITS = 127, 64
+"""Largest integer of a weight."""
 BETWEEN = ("Add", "Concat", "Resize", "MaxPool", "AveragePool", "GlobalAveragePool", "Relu", "Clip")
 """What the CPU form computes in uint8 besides the groups, so that no value goes back to float on the way."""
 
@@ -160,7 +161,7 @@ def _for_tensorrt(prepared: ModelProto, ranges: Ranges, chosen: Sequence[Group])
                "OpTypesToExcludeOutputQuantization": list(WEIGHTED)}  # fmt: skip
     model = _by_onnxruntime(prepared, widened, names, WEIGHTED, "QInt8", False, options)
     _unread(model, prepared, names, set())
-    round_anew(model, prepared, MIN_SCALE)
+    round_anew(model, prepared, _limits(prepared, EIGHT_BITS), MIN_SCALE)
     made, used = producers(prepared), consumers(prepared)
     weights = {tensor.name for tensor in prepared.graph.initializer}
     for node in prepared.graph.node:
@@ -192,10 +193,9 @@ def _for_cpu(
     for node in prepared.graph.node:
         if node.op_type in ACTIVATIONS and node.input[0] in made and len(used[node.input[0]]) == 1:
             known[node.input[0]] = known[node.output[0]]
-    eight = {"TensorQuantOverrides": {w: [{**EIGHT_BITS, "axis": 0}] for w in _depthwise(prepared)}}
-    model = _by_onnxruntime(prepared, known, names, (*WEIGHTED, *between), "QUInt8", reduced, eight)
+    model = _by_onnxruntime(prepared, known, names, (*WEIGHTED, *between), "QUInt8", True, {})
     _unread(model, prepared, names, names)
-    round_anew(model, prepared)
+    round_anew(model, prepared, _limits(prepared, SEVEN_BITS))
     return model
 
 
@@ -217,7 +217,7 @@ def _by_onnxruntime(
     data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         model, True, reduced, QuantType.QInt8, QuantType[activations], TensorsData(CalibrationMethod.MinMax, data),
-        sorted(nodes), [], list(operators), dict(options),
+        sorted(nodes), [], list(operators), {**options, "TensorQuantOverrides": _own_scales(prepared)},
     )  # fmt: skip
     try:
         quantizer.quantize_model()
@@ -227,11 +227,26 @@ def _by_onnxruntime(
     return made
 
 
-def _depthwise(prepared: ModelProto) -> list[str]:
-    """Return the weights of convolutions in which each channel has a kernel of its own."""
-    shapes = {tensor.name: tensor.dims for tensor in prepared.graph.initializer}
-    convolutions = [node for node in prepared.graph.node if node.op_type == "Conv" and node.input[1] in shapes]
-    return [node.input[1] for node in convolutions if shapes[node.input[1]][1] == 1 < shapes[node.input[1]][0]]
+def _limits(prepared: ModelProto, dense: int) -> dict[str, int]:
+    """Return weight → largest integer: `dense`, and all of int8 for depthwise convolutions."""
+    constants = {tensor.name for tensor in prepared.graph.initializer}
+    names = [n.input[1] for n in prepared.graph.node if n.op_type in WEIGHTED and n.input[1] in constants]
+    own = depthwise_weights(prepared)
+    return {name: EIGHT_BITS if name in own else dense for name in names}
+
+
+def _own_scales(prepared: ModelProto) -> dict[str, list[dict[str, object]]]:
+    """Return ONNX Runtime's overrides for the weights whose scales are searched for."""
+    from onnxruntime.quantization import QuantType
+
+    zero = np.array(0, np.int8)
+    return {
+        name: [
+            {"axis": 0, "quant_type": QuantType.QInt8, "scale": np.array(scale, np.float32), "zero_point": zero}
+            for scale in searched_scales(weight, EIGHT_BITS)
+        ]
+        for name, weight in depthwise_weights(prepared).items()
+    }
 
 
 def _unread(model: ModelProto, prepared: ModelProto, quantised: Collection[str], integers: Collection[str]) -> None:
