@@ -56,8 +56,8 @@ def call(*arguments: object) -> None:
 
 def test_options_reach_the_builder(bundle: Path, tmp_path: Path, asked: list[tuple[Any, ...]]) -> None:
     call(bundle, "--precision", "int8", "-o", tmp_path / "out", "--trt", "tensorrt_rtx", "--workspace", 64,
-         "--level", 5, "--timing-cache", tmp_path / "t", "--batch", "1,2,8", "--version-compatible", "--hardware-compatible",
-         "--compute-capability", "sm_86", "-q")  # fmt: skip
+         "--level", 5, "--timing-cache", tmp_path / "t", "--batch", "1,2,8", "--version-compatible",
+         "--hardware-compatible", "--compute-capability", "sm_86", "-q")  # fmt: skip
     folder, precision, target, library, settings, cases, _ = asked[0]
     assert (folder, precision, target, library) == (bundle, Precision.INT8, tmp_path / "out", "tensorrt_rtx")
     assert settings == EngineSettings(64, 5, tmp_path / "t", (1, 2, 8), True, True, "sm_86")

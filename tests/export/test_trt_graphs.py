@@ -11,9 +11,9 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,26 +61,29 @@ class Job:
     graph: onnx.ModelProto
 
 
-@cache
-def exported(name: str) -> tuple[Graph, ...]:
-    """Return a trained network's graphs, made once: seconds each."""
-    made = learned(name)
-    return tuple(CASES[made.spec.task].graphs(made.network, made.spec, made.inputs))
+class Network:
+    """A trained small network with its graphs; an export takes seconds, so each is made once."""
 
+    def __init__(self, name: str) -> None:
+        self.name, self.made = name, learned(name)
 
-def jobs_of(name: str) -> list[Job]:
-    """Return a network's graphs as a bundle has them: FP32, FP16, and INT8 but for prompted ones."""
-    spec = learned(name).spec
-    models_of = [graph.model for graph in exported(name)]
-    prompted = spec.task is Task.PROMPTED
-    shipped = [with_spec(models_of[0], spec), add_activation(models_of[1], spec)] if prompted else None
-    jobs = []
-    for number, graph in enumerate(shipped or [add_activation(models_of[0], spec)]):
-        jobs.append(Job(f"{name} {number} fp32", "fp32", graph))
-        jobs.append(Job(f"{name} {number} fp16", "fp16", to_fp16(graph)))
-        if not prompted:
-            jobs.append(Job(f"{name} {number} int8", "int8", int8_of(graph, learned(name).inputs[0].numpy())))
-    return jobs
+    @cached_property
+    def graphs(self) -> list[Graph]:
+        """As the exporter proves them: without the activation."""
+        return CASES[self.made.spec.task].graphs(self.made.network, self.made.spec, self.made.inputs)
+
+    @cached_property
+    def jobs(self) -> list[Job]:
+        """As a bundle has them: FP32, FP16, and INT8 but for prompted ones."""
+        spec, found = self.made.spec, []
+        shipped = [with_spec(graph.model, spec) for graph in self.graphs[:-1]]
+        shipped.append(add_activation(self.graphs[-1].model, spec))
+        for number, graph in enumerate(shipped):
+            found.append(Job(f"{self.name} {number} fp32", "fp32", graph))
+            found.append(Job(f"{self.name} {number} fp16", "fp16", to_fp16(graph)))
+            if spec.task is not Task.PROMPTED:
+                found.append(Job(f"{self.name} {number} int8", "int8", int8_of(graph, self.made.inputs[0].numpy())))
+        return found
 
 
 def int8_of(graph: onnx.ModelProto, batch: np.ndarray) -> onnx.ModelProto:
@@ -124,25 +127,36 @@ class Judge:
         self._process.communicate(timeout=60)
 
 
-@pytest.fixture(scope="module", params=RTX)
-def judge(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    if not (PLACE / f"rtx-{request.param}" / "tensorrt_rtx").is_dir():
+@pytest.fixture(scope="module", params=NAMES)
+def network(request: pytest.FixtureRequest) -> Network:
+    return Network(request.param)
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Judge]]:
+    here = [version for version in RTX if (PLACE / f"rtx-{version}" / "tensorrt_rtx").is_dir()]
+    started = {version: Judge(version, tmp_path_factory.mktemp("judge")) for version in here}
+    yield started
+    for one in started.values():
+        one.close()
+
+
+@pytest.fixture(params=RTX)
+def judge(request: pytest.FixtureRequest, judges: Mapping[str, Judge]) -> Judge:
+    if request.param not in judges:
         pytest.skip(f"TensorRT-RTX {request.param} is not here: {PLACE / f'rtx-{request.param}'} (make trt)")
-    one = Judge(request.param, tmp_path_factory.mktemp("judge"))
-    yield one
-    one.close()
+    return judges[request.param]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_exported_graph_answers_as_the_network(name: str) -> None:
+def test_exported_graph_answers_as_the_network(network: Network) -> None:
     norms = 0
-    for graph in exported(name):
+    for graph in network.graphs:
         operators = [node.op_type for node in graph.model.graph.node if "boxes" not in node.input]
         assert not COMPUTED_SHAPES & set(operators)
         norms += operators.count("BatchNormalization")
         check_answers(graph)
         check_half(graph)
-    assert norms == NORMS_LEFT.get(name, 0)
+    assert norms == NORMS_LEFT.get(network.name, 0)
 
 
 def check_answers(graph: Graph) -> None:
@@ -172,18 +186,12 @@ def check_half(graph: Graph) -> None:
         assert worst <= 1e-2 * max(float(expected.abs().mean()), 1e-3)
 
 
-@cache
-def jobs_once(name: str) -> tuple[Job, ...]:
-    return tuple(jobs_of(name))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_tensorrt_takes_every_graph_in_its_own_precision(judge: Judge, name: str) -> None:
+def test_tensorrt_takes_every_graph_in_its_own_precision(judge: Judge, network: Network) -> None:
     """Parsed, and built; what each layer computes in is read back from TensorRT's own network."""
     new = judge.version == "1.7"
-    for job in jobs_once(name):
+    for job in network.jobs:
         # 1.4 parses INT8 convolutions, but has no kernels for them.
-        build = new or (name in BUILT_BY_OLD and job.label == "fp16")
+        build = new or (network.name in BUILT_BY_OLD and job.label == "fp16")
         seen = judge.see(job.graph, job.label, build)
         assert "error" not in seen, f"{job.name}: {seen['said']}"
         counts, types = seen["proof"]["counts"], seen["types"]
@@ -211,14 +219,16 @@ def convolution(
     element: int = TensorProto.INT8,
     scale: float = 0.02,
     half_weights: bool = False,
+    plain: bool = False,
 ) -> onnx.ModelProto:
-    """Return a 3 x 3 convolution with Q/DQ on its data and weights, and what a test makes wrong with it."""
+    """Return a 3 x 3 convolution with Q/DQ on its data and weights (but `plain`), and what a test makes wrong."""
     weights, channels = np.ones((4, 3, 3, 3), np.int8), np.full(4, 0.01, np.float32)
     signed = element == TensorProto.INT8
     constants = {
         "scale": np.float32(scale),
         "zero": np.array(zero_point, np.int8 if signed else np.uint8),
         "weights": weights,
+        "floats": weights.astype(np.float32),
         "channels": channels,
         "zeros": np.zeros(4, np.int8),
         "bias": np.zeros(4, np.float32),
@@ -237,6 +247,8 @@ def convolution(
     if half_weights:
         nodes.append(helper.make_node("Cast", ["kernel"], ["half"], to=TensorProto.FLOAT16))
         names[1] = "half"
+    if plain:
+        nodes, names = [], ["image", "floats", "bias"]
     nodes.append(helper.make_node("Conv", names, ["probability"], "convolution", pads=[1] * 4))
     used = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
@@ -271,8 +283,7 @@ def test_tensorrt_refuses_a_wrong_graph_in_its_own_words(judge: Judge, wrong: st
 
 
 def test_a_graph_that_is_not_what_it_is_called_is_refused(judge: Judge) -> None:
-    graph = jobs_once("unet")[0].graph
-    seen = judge.see(graph, "fp16", build=True)
+    seen = judge.see(convolution(plain=True), "fp16", build=True)
     assert seen["error"] == "GateMissed"
     assert "fp32 100%" in seen["said"]
 
