@@ -26,6 +26,8 @@ NEVER_AT_A_SITE = {
 }  # fmt: skip
 HOMES: dict[str, tuple[str, ...]] = {
     "runtime/onnxruntime": ("backends/ort.py",),
+    "runtime/cuda": ("backends/cuda_drivers.py",),
+    "runtime/pycuda": ("backends/cuda_drivers.py",),
     "runtime/jinja2": ("writers/report.py",),
     "runtime/pydicom": ("readers/dicom*.py", "readers/decod*.py", "readers/isolation.py", "phantom_dicom.py"),
     "train/matplotlib": ("pictures*.py",),
