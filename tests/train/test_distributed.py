@@ -74,6 +74,24 @@ def test_two_processes_train_like_one_and_resume(phantoms: PhantomSet, tmp_path:
     assert (spec.training["processes"], spec.training["batch_norm_statistics"]) == (2, "of each process's own part")
     assert (two / "MODEL_CARD.md").is_file()
     assert json.loads((two / "metrics.json").read_text())["validation"]["fold"] == 1
+    fine_tuned_alike(one, tmp_path)
+
+
+def fine_tuned_alike(parent: Path, folder: Path) -> None:
+    """Fine-tune for INT8 in one process and in two, where each sees the values of its own part only."""
+    call = ["fit", "--qat", "--init", str(parent), "--epochs", "1", "--quiet", "-o"]
+    done = CliRunner().invoke(main, [*call, str(folder / "int8_one")], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    torchrun([*call, str(folder / "int8_two")])
+    (alone,), (together,) = log_of(folder / "int8_one"), log_of(folder / "int8_two")
+    assert together == pytest.approx(alone, rel=2e-4, abs=2e-5)
+    first, second = checkpoint.load_state(folder / "int8_one"), checkpoint.load_state(folder / "int8_two")
+    assert first is not None
+    assert second is not None
+    ranges = [name for name in first[0] if name.startswith("simulation/")]
+    assert len(ranges) == 19
+    for name in ranges:
+        assert torch.allclose(first[0][name], second[0][name], rtol=1e-3), name
 
 
 def test_alone_nothing_is_shared() -> None:

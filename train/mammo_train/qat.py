@@ -8,7 +8,8 @@ weights stay those of any run. torch.ao's own tools would rebuild the network, a
 What is simulated is what is exported. Batch norms rest, so that they are a fixed factor and offset of each channel.
 The exporter multiplies that factor into the weights; weights that have a scale of their own for every output channel
 are rounded to the same integers before and after. The layers that make the logits stay float, as does every transposed
-convolution. Not simulated: rounding of sums between layers, which only one of the two exported forms has.
+convolution. Not simulated: rounding of sums between layers, which the CPU form has throughout and TensorRT's in part,
+and the exporter's search for roundings whose errors cancel, which every step would have to repeat.
 """
 
 from __future__ import annotations
@@ -132,8 +133,12 @@ class Simulation:
         return rounded
 
     def round_weight(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return a weight [out, ...] as its integers give it back; every output channel has its own scale."""
-        most = WEIGHT_LEVELS[self.config.weight_bits]
+        """Return a weight [out, in, ...] as its integers give it back; every output channel has its own scale.
+
+        Kernels of depthwise convolutions have eight bits in both exported forms.
+        """
+        depthwise = weight.shape[1] == 1 < weight.shape[0]
+        most = WEIGHT_LEVELS[8 if depthwise else self.config.weight_bits]
         scale = weight.detach().float().flatten(1).abs().amax(1) / most
         zero = torch.zeros_like(scale, dtype=torch.int32)
         # A channel of zeros has no scale; any serves.
