@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from mammo_export.activation import add_activation
+from mammo_export.files import Files, files_from_network, opened_files
 from mammo_export.gates import Parity
 from mammo_export.parity import prove_parity
-from mammo_export.steps import Files, files_from_network, opened_files
 from mammo_export.tally import Graphs
 from mammo_export.to_onnx import with_parent
 from mammo_runtime.hashing import file_sha256

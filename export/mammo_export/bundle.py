@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mammo_runtime import __version__
-from mammo_runtime.bundle import BUNDLE_SCHEMA_VERSION, MANIFEST, Bundle, load_model, read_bundle
+from mammo_runtime.bundle import BUNDLE_SCHEMA_VERSION, MANIFEST, Bundle, load_key, read_bundle
 from mammo_runtime.errors import OutputError, UsageError
-from mammo_runtime.spec import ModelSpec, Precision
+from mammo_runtime.spec import ModelSpec
 
 MODEL_CARD, METRICS, LICENCE = "MODEL_CARD.md", "metrics.json", "LICENSE-WEIGHTS.md"
 FROM_RUN = (MODEL_CARD, METRICS, LICENCE)
@@ -40,6 +40,18 @@ class ProvenGraph:
     """Gate → what was measured with its limits, JSON-ready."""
     decoder: bytes | None = None
     """The second ONNX file of a prompted model, with the same spec."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What else the manifest says of it: precision, backends, how it was made, how fast it is."""
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a bundle holds beside its graphs."""
+
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    """Further entries of bundle.json, such as "not_shipped" and "calibration"."""
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    """Further files by their names inside the bundle; they go before those of the run."""
 
 
 def check_target(target: Path, overwrite: bool) -> None:
@@ -64,13 +76,13 @@ def write_bundle(
     run: Path,
     weights_sha256: str,
     overwrite: bool = False,
+    extras: Extras = Extras(),
 ) -> Bundle:
     """Write a bundle folder that appears whole or not at all, after reading it back through the runtime.
 
-    `graphs` maps a precision ("fp32", later also "int8-cpu") to its graph; the file is `model.<precision>.onnx`, a
-    prompted model's second one `model.<precision>.decoder.onnx`.
-    The same inputs and tools give the same bytes: no times, no paths. Raises UsageError (target exists),
-    ModelRefused (what was written does not load or carries another spec), OutputError (disk full, read-only …).
+    `graphs` maps a key ("fp32", "fp16", "int8", "int8-cpu") to its graph; the file is `model.<key>.onnx`, a prompted
+    model's second one `model.<key>.decoder.onnx`. The same inputs and tools give the same bytes. Raises UsageError
+    (target exists), ModelRefused (what was written does not load or carries another spec), OutputError (disk full, read-only …).
     """
     target = target.resolve()
     check_target(target, overwrite)
@@ -79,8 +91,8 @@ def write_bundle(
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
         temporary.mkdir()
-        contents = {**_files_from_run(run, spec), **_files_of(graphs)}
-        manifest = _manifest(spec, graphs, contents, weights_sha256)
+        contents = {**files_from_run(run, spec), **extras.files, **_files_of(graphs)}
+        manifest = {**_manifest(spec, graphs, contents, weights_sha256), **extras.manifest}
         contents[MANIFEST] = (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode("utf-8")
         for name, content in contents.items():
             _write(temporary / name, content)
@@ -117,24 +129,27 @@ def git_commit(folder: Path) -> str:
     return answer.stdout.strip() or "unknown"
 
 
-def _file_name(precision: str) -> str:
+def file_name(precision: str) -> str:
+    """Return how the graph of a key is called."""
     return f"model.{precision}.onnx"
 
 
-def _decoder_name(precision: str) -> str:
+def decoder_name(precision: str) -> str:
+    """Return how the second graph of a prompted model is called."""
     return f"model.{precision}.decoder.onnx"
 
 
 def _files_of(graphs: Mapping[str, ProvenGraph]) -> dict[str, bytes]:
-    contents = {_file_name(precision): graph.content for precision, graph in graphs.items()}
-    decoders = {_decoder_name(p): graph.decoder for p, graph in graphs.items() if graph.decoder is not None}
+    contents = {file_name(precision): graph.content for precision, graph in graphs.items()}
+    decoders = {decoder_name(p): graph.decoder for p, graph in graphs.items() if graph.decoder is not None}
     return {**contents, **decoders}
 
 
 def _entry(precision: str, graph: ProvenGraph) -> dict[str, Any]:
     """Return what the manifest says of one precision."""
-    decoder = {} if graph.decoder is None else {"prompt_decoder": _decoder_name(precision)}
-    return {"file": _file_name(precision), **decoder, "verdict": graph.verdict, "gates": dict(graph.gates)}
+    decoder = {} if graph.decoder is None else {"prompt_decoder": decoder_name(precision)}
+    entry = {"file": file_name(precision), **decoder, "verdict": graph.verdict, "gates": dict(graph.gates)}
+    return {**entry, **graph.about}
 
 
 def _manifest(
@@ -155,7 +170,8 @@ def _manifest(
     }
 
 
-def _files_from_run(run: Path, spec: ModelSpec) -> dict[str, bytes]:
+def files_from_run(run: Path, spec: ModelSpec) -> dict[str, bytes]:
+    """Return what a bundle takes over from its run (or from the bundle it is made from)."""
     contents = {name: (run / name).read_bytes() for name in FROM_RUN if (run / name).is_file()}
     if LICENCE not in contents and spec.licence:
         contents[LICENCE] = f"# Licence of the weights\n\n{spec.licence}\n".encode()
@@ -163,6 +179,7 @@ def _files_from_run(run: Path, spec: ModelSpec) -> dict[str, bytes]:
 
 
 def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
     with path.open("wb") as stream:
         stream.write(content)
         stream.flush()
@@ -171,8 +188,9 @@ def _write(path: Path, content: bytes) -> None:
 
 def _read_back(folder: Path, graphs: Mapping[str, ProvenGraph]) -> None:
     """Load every graph as a site would: hashes, one-file form, and the spec inside against the manifest's."""
-    for precision in graphs:
-        load_model(str(folder), "cpu", Precision(precision)).close()
+    bundle = read_bundle(folder)
+    for key in graphs:
+        load_key(bundle, key).close()
 
 
 def _take_place(temporary: Path, target: Path) -> None:

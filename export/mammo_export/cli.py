@@ -15,6 +15,9 @@ from mammo_runtime import __version__
 from mammo_runtime.errors import EXIT_MEANING, ExitCode, MammoError
 
 DEFAULT_COMMAND = "bundle"
+PRECISIONS = ("fp32", "fp16", "int8")
+KEYS = ("fp16", "int8", "int8-cpu")
+"""What may be shipped in spite of a missed gate; "int8" here means both of its forms."""
 Function = TypeVar("Function", bound=Callable[..., Any])
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -71,15 +74,53 @@ def cli() -> None:
     """
 
 
+def _keys(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
+    """Return names of precisions given with commas; an unknown one is a usage error."""
+    names = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    known = PRECISIONS if parameter.name == "precisions" else KEYS
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise click.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(known)}")
+    return names
+
+
 @cli.command(DEFAULT_COMMAND)
-@click.argument("run", type=FOLDER)
+@click.argument("source", type=FOLDER, metavar="RUN")
 @click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="The bundle folder to write.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there already.")
+@click.option(
+    "--precision",
+    "precisions",
+    default=",".join(PRECISIONS),
+    show_default=True,
+    callback=_keys,
+    help="What to make besides FP32, which every other one is made from and judged by.",
+)
+@click.option(
+    "--calibrate",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Inputs of training folds, at most, that INT8 is calibrated on.",
+)
+@click.option("--no-ranking", is_flag=True, help="Leave out of the report what each layer costs alone: much faster.")
+@click.option(
+    "--allow-miss",
+    default="",
+    callback=_keys,
+    help="Ship these (fp16, int8, int8-cpu) in spite of a missed gate; recorded with --waived-by.",
+)
+@click.option("--waived-by", default="", help="Who decided to ship what missed a gate.")
 @_shared
 def bundle_command(
-    run: Path,
+    source: Path,
     output: Path,
     overwrite: bool,
+    precisions: tuple[str, ...],
+    calibrate: int,
+    no_ranking: bool,
+    allow_miss: tuple[str, ...],
+    waived_by: str,
     index: Path | None,
     root: Path | None,
     fold: int,
@@ -88,15 +129,22 @@ def bundle_command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Export RUN and write the bundle: mammo-export RUN -o BUNDLE (the word "bundle" may be left out)."""
-    from mammo_export.images import ImageChoice, chosen_rows
-    from mammo_export.steps import bundle_from_run
+    """Export RUN and write the bundle: mammo-export RUN -o BUNDLE (the word "bundle" may be left out).
 
-    rows = chosen_rows(run, ImageChoice(index, root, fold, limit))
-    bundle = bundle_from_run(run, output, rows, overwrite, _reporter(quiet))
+    RUN may also be a bundle with an FP32 model: with --index and --root its other precisions are made anew.
+    """
+    from mammo_export.images import ImageChoice, chosen_pictures
+    from mammo_export.source import open_source
+    from mammo_export.steps import Wish, bundle_from, require_all
+
+    wish = Wish(precisions, calibrate, not no_ranking, allow_miss, waived_by, overwrite)
+    opened = open_source(source)
+    pictures = chosen_pictures(source, opened.spec, ImageChoice(index, root, fold, limit))
+    bundle = bundle_from(opened, pictures, output, wish, _reporter(quiet))
     if as_json:
-        precisions = {name: dict(entry) for name, entry in bundle.precisions.items()}
-        click.echo(json.dumps({**bundle.to_dict(), "bundle": str(output), "precisions": precisions}, sort_keys=True))
+        told = {"precisions": dict(bundle.precisions), "not_shipped": dict(bundle.not_shipped)}
+        click.echo(json.dumps({**bundle.to_dict(), "bundle": str(output), **told}, sort_keys=True))
+    require_all(bundle)
 
 
 @cli.command("verify")
@@ -114,17 +162,14 @@ def verify_command(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Check BUNDLE on this machine: hashes, specs and form, with --run also parity with the trained network."""
-    from mammo_export.images import ImageChoice, chosen_rows
-    from mammo_export.steps import verify_bundle
+    """Check BUNDLE on this machine: hashes, specs, form, its acceptance inputs; with --run also parity, with --index
+    also every precision against FP32 on real images. Needs neither torch nor onnx without these two.
+    """
+    from mammo_export.verify import verify
 
-    if run is None and index is not None:
-        raise click.UsageError("--index serves the parity check, which needs --run")
-    rows = () if run is None else chosen_rows(run, ImageChoice(index, root, fold, limit))
-    parity = verify_bundle(bundle, run, rows, _reporter(quiet))
+    found = verify(bundle, run, index, root, fold, limit, _reporter(quiet))
     if as_json:
-        measured = None if parity is None else parity.to_dict()
-        click.echo(json.dumps({"bundle": str(bundle), "verdict": "passed", "parity": measured}, sort_keys=True))
+        click.echo(json.dumps({"bundle": str(bundle), "verdict": "passed", **found}, sort_keys=True))
 
 
 def _reporter(quiet: bool) -> Callable[[str], None]:

@@ -1,198 +1,130 @@
-"""From a trained run to a bundle, read from top to bottom; nothing is written before the gates are passed."""
+"""From a trained run to a bundle, read from top to bottom; nothing is written before FP32 has passed its gates."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import onnx
-from torch import nn
-
-from mammo_export.activation import add_activation, with_spec, without_activation
-from mammo_export.bundle import LICENCE, METRICS, MODEL_CARD, ProvenGraph, check_target, write_bundle
+from mammo_export.bundle import LICENCE, METRICS, MODEL_CARD, check_target, write_bundle
+from mammo_export.calibration import WANTED, choose_calibration
+from mammo_export.files import Files, opened_files
 from mammo_export.form import check_form, form_line, form_of
 from mammo_export.gates import Parity, require_parity
+from mammo_export.images import Pictures
+from mammo_export.memory import Memory
+from mammo_export.outcome import Outcome
+from mammo_export.pages import extras_of
 from mammo_export.parity import prove_parity
-from mammo_export.tally import Graphs
-from mammo_export.to_onnx import (
-    decoder_graph_from_network,
-    encoder_graph_from_network,
-    logits_graph_from_network,
-    with_parent,
-)
-from mammo_runtime.bundle import Bundle, load_model, read_bundle
-from mammo_runtime.errors import ModelRefused
-from mammo_runtime.hashing import file_sha256
-from mammo_runtime.session import Session, open_session
-from mammo_runtime.spec import ModelSpec, Precision, Task
-from mammo_train import checkpoint
+from mammo_export.precisions import make_fp16, make_int8
+from mammo_export.quantize import Form
+from mammo_export.source import Source
+from mammo_export.timing import timed
+from mammo_export.words import outcome_line, parity_line
+from mammo_export.workshop import Report, Workshop
+from mammo_runtime.bundle import Bundle
+from mammo_runtime.errors import GateMissed, UsageError
+from mammo_runtime.spec import Precision
 from mammo_train.index import IndexRow
-from mammo_train.torch_session import TorchSession
 
-Report = Callable[[str], None]
+ALL = tuple(precision.value for precision in Precision)
 
 
 @dataclass(frozen=True)
-class Files:
-    """What a network became: the files of a bundle, and the graph they are proved with."""
+class Wish:
+    """What a user asked `mammo-export` for."""
 
-    logits: onnx.ModelProto
-    """Without the activation; of a prompted model, the decoder's."""
-    model: onnx.ModelProto
-    """As shipped; of a prompted model, the encoder."""
-    decoder: onnx.ModelProto | None = None
-    """As shipped; of a prompted model only."""
+    precisions: tuple[str, ...] = ALL
+    """FP32 is always made: every other one comes from it and is judged by it."""
+    calibrate: int = WANTED
+    """Inputs at most that INT8 is calibrated on."""
+    rank: bool = True
+    """Measure every group's effect on accuracy, for the report."""
+    allow_miss: tuple[str, ...] = ()
+    """Keys that ship in spite of a missed gate; "int8" means both of its forms."""
+    waived_by: str = ""
+    """Who decided that."""
+    overwrite: bool = False
 
-    @property
-    def shipped(self) -> tuple[onnx.ModelProto, ...]:
-        """The graphs that a bundle holds."""
-        return (self.model,) if self.decoder is None else (self.model, self.decoder)
+    def __post_init__(self) -> None:
+        if self.allow_miss and not self.waived_by.strip():
+            raise UsageError("--allow-miss needs --waived-by: the bundle records who decided to ship a missed gate")
+        if Precision.FP32.value in self.allow_miss:
+            raise UsageError("an FP32 graph that is not the trained network is never shipped")
 
 
-def bundle_from_run(
-    run: Path, target: Path, rows: Sequence[IndexRow], overwrite: bool = False, report: Report = print
-) -> Bundle:
-    """Export a finished run as FP32, prove it on the images of `rows` and write the bundle.
+def bundle_from(source: Source, pictures: Pictures, target: Path, wish: Wish, report: Report = print) -> Bundle:
+    """Export FP32 and the other precisions asked for, judge each and write the bundle with those that pass.
 
-    Raises UsageError (run not finished, target exists, no usable image), GateMissed (nothing is written then).
+    A killed export goes on where it stopped when it is called again. Raises UsageError (target exists, no usable
+    image, a leaking calibration set) and GateMissed: for FP32 nothing is written; for another precision the bundle is
+    written without it, and its report says why.
     """
-    check_target(target, overwrite)
-    network, trained = checkpoint.load_model(run)
-    weights_sha256 = checkpoint.weights_sha256(run)
-    # Through JSON, so that the spec compares equal to the one read back from the file.
-    spec = ModelSpec.from_dict(with_parent(trained, weights_sha256).to_dict())
+    check_target(target, wish.overwrite)
+    spec = source.spec
     report(f"{spec.name}: {spec.architecture}, {spec.input.mode.value} {spec.input.height}x{spec.input.width}")
-    files = files_from_network(network, spec)
-    for graph in files.shipped:
-        check_form(graph)
-    described = "; decoder: ".join(form_line(graph) for graph in files.shipped)
-    report(f"ONNX graph: {described}; comparing on {len(rows)} images")
-    # On the CPU even where there is a GPU: convolutions there round to TF32, far beyond the limit.
-    parity = _measure(TorchSession(network, trained), files, rows)
-    report(parity_line(parity, trained, len(rows)))
-    require_parity(parity)
-    proven = _proven(files, parity)
-    bundle = write_bundle(target, spec, {Precision.FP32.value: proven}, run, weights_sha256, overwrite)
+    fp32 = _prove_fp32(source, pictures.proof, report)
+    memory = Memory(target.resolve().with_name(f".{target.resolve().name}.work"))
+    judged = pictures.judged(spec)
+    lower = [name for name in ALL if name in wish.precisions and name != Precision.FP32.value]
+    outcomes = [fp32]
+    shop = speed = None
+    if lower:
+        calibration = choose_calibration(pictures.training, pictures.protected, spec, wish.calibrate)
+        shop = Workshop(source, judged, calibration, memory, report)
+        report(f"judging on {len(judged)} validation pictures, calibrating on {calibration.count} inputs")
+        for name in lower:
+            outcomes += _made(shop, name, wish)
+        speed, outcomes = timed(shop, outcomes)
+    for outcome in outcomes[1:]:
+        report(outcome_line(outcome))
+    extras = extras_of(source, outcomes, shop, speed)
+    proven = {outcome.key: outcome.proven() for outcome in outcomes if outcome.ships}
+    bundle = write_bundle(target, spec, proven, source.folder, source.weights_sha256, wish.overwrite, extras)
+    memory.remove()
     missing = [name for name in (MODEL_CARD, METRICS, LICENCE) if name not in bundle.files]
     without = f"; the run has no {', '.join(missing)}" if missing else ""
     report(f"wrote {target}: {', '.join(sorted(bundle.files))}{without}")
     return bundle
 
 
-def verify_bundle(folder: Path, run: Path | None, rows: Sequence[IndexRow], report: Report = print) -> Parity | None:
-    """Repeat on this machine what was checked at export: hashes, specs, form; with the run, parity on `rows`.
-
-    Returns the new measurements (None without a run). Raises ModelRefused (a file changed, is missing or is of
-    another run) and GateMissed.
-    """
-    bundle = read_bundle(folder)
-    for name, expected in bundle.files.items():
-        try:
-            unchanged = file_sha256(folder / name) == expected
-        except OSError as error:
-            raise ModelRefused(f"{folder / name} cannot be read: {error.strerror}") from error
-        if not unchanged:
-            raise ModelRefused(f"{folder / name} was changed since the export. Get the bundle again from its source")
-    report(f"hashes: {len(bundle.files)} files unchanged")
-    for precision in map(Precision, bundle.precisions):
-        load_model(str(folder), "cpu", precision).close()
-        for graph in _stored(bundle, precision).shipped:
-            check_form(graph)
-        report(f"{precision.value}: form and spec as promised")
-    if run is None:
-        report("parity was not measured again: that needs --run, the run it was exported from")
-        return None
-    network, trained = checkpoint.load_model(run)
-    if checkpoint.weights_sha256(run) != bundle.spec.parent_sha256:
-        raise ModelRefused(f"{folder} was not exported from {run} (other weights). Give its own run to --run")
-    parity = _measure(TorchSession(network, trained), _stored(bundle, Precision.FP32), rows)
-    report(parity_line(parity, trained, len(rows)))
-    require_parity(parity)
-    return parity
+def require_all(bundle: Bundle) -> None:
+    """Raise GateMissed naming every precision that was asked for and missed a gate."""
+    missed = {key: entry for key, entry in bundle.not_shipped.items() if entry.get("verdict") == "missed"}
+    if missed:
+        told = "; ".join(f"{key}: {'; '.join(entry['why'])}" for key, entry in missed.items())
+        raise GateMissed(f"{bundle.folder} was written without {', '.join(missed)}. {told}")
 
 
-def files_from_network(network: nn.Module, spec: ModelSpec) -> Files:
-    """Return a network as ONNX with the spec's activation, and the spec in the metadata of every file."""
-    if spec.task is Task.PROMPTED:
-        logits = decoder_graph_from_network(network, spec)
-        return Files(logits, with_spec(encoder_graph_from_network(network, spec), spec), add_activation(logits, spec))
-    logits = logits_graph_from_network(network, spec)
-    return Files(logits, add_activation(logits, spec))
+def _prove_fp32(source: Source, rows: Sequence[IndexRow], report: Report) -> Outcome:
+    """Prove the FP32 graph against the trained network; of a bundle, whose network is not at hand, its form."""
+    files = source.files
+    for graph in files.shipped:
+        check_form(graph)
+    described = "; decoder: ".join(form_line(graph) for graph in files.shipped)
+    gates = {**source.recorded, "form": form_of(files.model)}
+    if files.decoder is not None:
+        gates["decoder_form"] = form_of(files.decoder)
+    if source.trained is None:
+        report(f"ONNX graph: {described}; its parity with the trained network was proved when it was exported")
+    else:
+        report(f"ONNX graph: {described}; comparing on {len(rows)} images")
+        parity = measured_parity(source, files, rows)
+        report(parity_line(parity, source.trained.spec, len(rows)))
+        require_parity(parity)
+        gates = {"parity": parity.to_dict(), **gates}
+    return Outcome("fp32", files.shipped, files.shipped, None, gates)
 
 
-def parity_line(parity: Parity, spec: ModelSpec, chosen: int) -> str:
-    """Return the measurements in one line for people; `chosen`: how many images were asked for."""
-    changed = len(parity.changed_class) + len(parity.untied)
-    measured = [
-        ("logit error {:.1e} of the largest", parity.logit_error),
-        ("embedding error {:.1e} of the largest", parity.embedding_error),
-        ("probability error {:.1e}", parity.probability_error),
-        ("predicted IoU error {:.1e} of the largest", parity.iou_error),
-        ("mask pixels equal {:.4%} in the worst image", parity.equal_pixels),
-        ("labels equal {:.4%} in the worst image", parity.equal_labels),
-        (f"masks {{}} of {parity.windows}", parity.windows_with_mask),
-        (f"classes seen {{}} of {len(spec.classes)}, changed {changed}", parity.classes_seen),
-        ("appeared {}", None if parity.windows_with_mask is None else len(parity.appeared)),
-        ("vanished {}", None if parity.windows_with_mask is None else len(parity.vanished)),
-        ("in a batch {:.1e}", parity.batch_difference),
-        ("among other boxes {:.1e}", parity.box_difference),
-    ]
-    told = ", ".join(words.format(value) for words, value in measured if value is not None)
-    # Only models that take boxes leave images out.
-    left = f" ({chosen - parity.images} without a lesion left out)" if chosen > parity.images else ""
-    return f"parity on {parity.images} images{left}: {told}{_coverage(parity, spec)}"
-
-
-def _coverage(parity: Parity, spec: ModelSpec) -> str:
-    """Return a warning where the images show so few of the classes that equal labels say little, else nothing."""
-    seen, known = parity.classes_seen, len(spec.classes)
-    if seen is None or known == 1 or (seen > 1 and 2 * seen >= known):
-        return ""
-    more = "other images (--fold, --index, a higher --limit) would prove more"
-    return f"; the network gave only {seen} of its {known} classes on these images: {more}"
-
-
-def _proven(files: Files, parity: Parity) -> ProvenGraph:
-    gates: dict[str, Any] = {"parity": parity.to_dict(), "form": form_of(files.model)}
-    if files.decoder is None:
-        return ProvenGraph(files.model.SerializeToString(), "passed", gates)
-    gates["decoder_form"] = form_of(files.decoder)
-    return ProvenGraph(files.model.SerializeToString(), "passed", gates, files.decoder.SerializeToString())
-
-
-def _stored(bundle: Bundle, precision: Precision) -> Files:
-    """Return a bundle's graphs of one precision. Raises GateMissed when they end in another activation."""
-    model = onnx.load(bundle.model_path(precision), load_external_data=False)
-    path = bundle.decoder_path(bundle.model_path(precision))
-    if path is None:
-        return Files(without_activation(model, bundle.spec), model)
-    decoder = onnx.load(path, load_external_data=False)
-    return Files(without_activation(decoder, bundle.spec), model, decoder)
-
-
-def _measure(reference: TorchSession, files: Files, rows: Sequence[IndexRow]) -> Parity:
+def measured_parity(source: Source, files: Files, rows: Sequence[IndexRow]) -> Parity:
+    """Compare graphs with the source's trained network on real images."""
+    assert source.trained is not None
     with opened_files(files) as graphs:
-        return prove_parity(reference, graphs, rows)
+        return prove_parity(source.trained, graphs, rows)
 
 
-@contextmanager
-def opened_files(files: Files) -> Iterator[Graphs]:
-    """Open all graphs of a model as `opened` does."""
-    with ExitStack() as stack:
-        logits, model = (stack.enter_context(opened(graph)) for graph in (files.logits, files.model))
-        decoder = None if files.decoder is None else stack.enter_context(opened(files.decoder))
-        yield Graphs(logits, model, decoder)
-
-
-@contextmanager
-def opened(graph: onnx.ModelProto) -> Iterator[Session]:
-    """Open a graph with the runtime's own CPU backend, from a file as a site would. Raises ModelRefused."""
-    with tempfile.TemporaryDirectory(prefix="mammo-export-") as folder:
-        path = Path(folder) / "graph.onnx"
-        path.write_bytes(graph.SerializeToString())
-        with open_session(path, "cpu") as session:
-            yield session
+def _made(shop: Workshop, name: str, wish: Wish) -> list[Outcome]:
+    """Make one precision; INT8 has two forms."""
+    made = [make_fp16(shop)] if name == Precision.FP16.value else [make_int8(shop, form, wish.rank) for form in Form]
+    allowed = {*wish.allow_miss, *(form.value for form in Form if Precision.INT8.value in wish.allow_miss)}
+    return [one.waived(wish.waived_by) if one.key in allowed else one for one in made]

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
-from mammo_export import steps
+from mammo_export import files, steps
 from mammo_export.cli import main
 from mammo_export.gates import MAX_LOGIT_ERROR
 from mammo_runtime import __version__
@@ -40,6 +40,7 @@ def shipped(
     # GIT_DIR: the checkout's state, which others may be changing, stays out of the bundle.
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "GIT_DIR": os.devnull}
     command = [sys.executable, "-m", "mammo_export.cli", str(run_folder), "-o", str(target), "--json"]
+    command += ["--precision", "fp32"]
     return target, subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
 
 
@@ -55,9 +56,10 @@ def in_process(exported: Exported, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     """Run the command with the session's export in place of a new one: (exit code, output, errors)."""
 
     def call(*arguments: object, logits: onnx.ModelProto = exported.logits) -> tuple[int, str, str]:
-        monkeypatch.setattr(steps, "logits_graph_from_network", lambda network, spec: logits)
+        monkeypatch.setattr(files, "logits_graph_from_network", lambda network, spec: logits)
         monkeypatch.setenv("GIT_DIR", os.devnull)  # as in `shipped`
-        code = main([str(argument) for argument in arguments])
+        own = ["--precision", "fp32"] if "-o" in arguments else []  # the others: test_precisions.py
+        code = main([*map(str, arguments), *own])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from mammo_export.gates import GATES, MAX_BATCH_DIFFERENCE, Parity, require_parity
-from mammo_export.steps import parity_line
+from mammo_export.words import parity_line
 from mammo_runtime.errors import GateMissed, UsageError
 from mammo_runtime.spec import METADATA_KEY, ModelSpec, Task
 from mammo_train.index import IndexRow

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from mammo_export.activation import without_activation
+from mammo_export.files import opened
 from mammo_export.form import MAX_IR_VERSION, OPSET, check_form
-from mammo_export.steps import opened
 from mammo_export.to_onnx import logits_graph_from_network
 from mammo_runtime.errors import GateMissed
 from mammo_runtime.spec import ModelSpec

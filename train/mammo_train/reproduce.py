@@ -240,7 +240,8 @@ def _settings(spec: ModelSpec, config: TrainConfig) -> dict[str, Any]:
 
 def _export(run: Path, bundle: Path) -> dict[str, Any]:
     """Export through `mammo-export` itself, in a process of its own: training must not know the exporter."""
-    done = _command("mammo_export.cli", str(run), "-o", str(bundle), "--overwrite", "--limit", "6", "--json", "--quiet")
+    wish = ("--precision", "fp32", "--limit", "6")
+    done = _command("mammo_export.cli", str(run), "-o", str(bundle), "--overwrite", *wish, "--json", "--quiet")
     gates = json.loads(done.stdout)["precisions"]["fp32"]
     return {"verdict": gates["verdict"], "gates": gates["gates"]}
 
