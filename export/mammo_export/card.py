@@ -21,6 +21,7 @@ from mammo_export.report_words import (
     ships,
     signed,
     size_of,
+    sizes_of,
     status,
     warnings,
     with_interval,
@@ -77,7 +78,7 @@ def _told(manifest: Evidence, key: str, entry: Entry) -> list[str]:
     if found is not None and found["mean"] is not None:
         spec = manifest["spec"]
         said.append(f"Limits: {'; '.join(limit_words(key, spec))}.")
-        sizes = [f"{size} {with_interval(own)}, n {own['n']}" for size, own in (found.get("by_size") or {}).items()]
+        sizes = [f"{size} {with_interval(own)}, n {own['n']}" for size, own in sizes_of(found).items()]
         said += [f"By lesion size: {'; '.join(sizes)}."] if sizes else []
         if found.get("worst"):
             name, change = found["worst"][0]

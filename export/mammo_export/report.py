@@ -32,6 +32,7 @@ from mammo_export.report_words import (
     score_name,
     ships,
     signed,
+    sizes_of,
     status,
     warnings,
     with_interval,
@@ -132,7 +133,7 @@ def _plots(evidence: Evidence) -> dict[str, dict[str, str] | None]:
         low = () if classes or limits.most_loss_low is None else (-limits.most_loss_low,)
         ends = (found["mean"], found["low"], found["high"], found["n"])
         whole.append(Mark(label(key), *ends, good, (*own, *either), low))
-        for size, part in (found.get("by_size") or {}).items():
+        for size, part in sizes_of(found).items():
             limit = () if limits.most_loss_of_size is None or size == UNKNOWN_SIZE else (-limits.most_loss_of_size,)
             kept = not limit or part["mean"] >= limit[0]
             name = f"{label(key)}, {size}"
@@ -140,7 +141,7 @@ def _plots(evidence: Evidence) -> dict[str, dict[str, str] | None]:
     axis = f"change of {score} against FP32"
     return {
         "whole": _plot(forest_svg(whole, axis), _forest_alt(whole, axis)) if whole else None,
-        "sizes": _plot(forest_svg(sizes, axis), _forest_alt(sizes, axis)) if len(sizes) > len(whole) else None,
+        "sizes": _plot(forest_svg(sizes, axis), _forest_alt(sizes, axis)) if sizes else None,
     }
 
 

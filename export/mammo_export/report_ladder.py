@@ -14,6 +14,7 @@ from mammo_export.report_words import (
     counted,
     difference_of,
     entries,
+    exponent,
     items_name,
     label,
     limit_words,
@@ -78,8 +79,10 @@ def _parity_lines(parity: Mapping[str, Any]) -> tuple[str, ...]:
     for name, words in PARITY_WORDS.items():
         if parity.get(name) is not None:
             limit = parity.get("limits", {}).get(name, GATES[name].limit)
-            value = f"{parity[name]:.4%}" if GATES[name].least else f"{parity[name]:.1e}"
-            said.append(f"{words}: {value} (limit {f'{limit:.2%}' if GATES[name].least else f'{limit:.0e}'})")
+            value, most = exponent(parity[name]), exponent(limit, 0)
+            if GATES[name].least:
+                value, most = f"{parity[name]:.4%}", f"{limit:.2%}"
+            said.append(f"{words}: {value} (limit {most})")
     said += [
         f"{words.lower()}: {listed(parity[name])}"
         for name, words in (
@@ -104,7 +107,7 @@ def _rung_lines(spec: Mapping[str, Any], key: str, entry: Entry, found: Mapping[
         gone, new = len(found["vanished"]), len(found["appeared"])
         said.append(f"FP32 marks something in {marked}; masks that vanished {gone}, appeared {new}")
     if "batch_difference" in gates:
-        said.append(f"an input alone and among others: {gates['batch_difference']:.1e}")
+        said.append(f"an input alone and among others: {exponent(gates['batch_difference'])}")
     repeated = gates.get("repeats")
     if repeated:
         said.append(f"{repeated['runs']} repeats {'identical' if repeated['identical'] else 'NOT identical'}")

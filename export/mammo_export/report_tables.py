@@ -18,6 +18,7 @@ from mammo_export.report_words import (
     ships,
     signed,
     size_of,
+    sizes_of,
     status,
     with_interval,
 )
@@ -117,7 +118,7 @@ def strata(evidence: Evidence) -> Table | None:
     rows = [
         [label(key), size, str(own["n"]), str(own["patients"]), with_interval(own)]
         for key, entry in entries(evidence).items()
-        for size, own in ((difference_of(entry) or {}).get("by_size") or {}).items()
+        for size, own in sizes_of(difference_of(entry)).items()
         if own["mean"] is not None
     ]
     score = score_name(evidence["spec"])
@@ -169,7 +170,7 @@ def islands(evidence: Evidence) -> Table | None:
         made = entry.get("made") or {}
         for one in made.get("islands") or ():
             rows.append([label(key), one["node"], one["operator"], one["why"]])
-        for group, why in (made.get("kept_float") or {}).items():
+        for group, why in sorted((made.get("kept_float") or {}).items()):
             rows.append([label(key), group, "–", why])
         for group in made.get("reverted") or ():
             rows.append([label(key), group, "–", "went back so that accuracy passes"])
@@ -182,6 +183,7 @@ def speeds(evidence: Evidence) -> Table | None:
     if not timing:
         return None
     blocks = {name: tuple(own) for name, own in timing["blocks_ms"].items()}
+    order = list(entries(evidence))
     speed = Speed(blocks, 0, True, 0, timing["batch"], timing["threads"], timing["machine"], None)
 
     def ratio(name: str, than: str) -> str:
@@ -195,7 +197,7 @@ def speeds(evidence: Evidence) -> Table | None:
             label(name) if name in entries(evidence) else "PyTorch, eager", f"{timing['median_ms'][name]:.1f} ms",
             ratio(name, "torch"), ratio(name, "fp32"), _verdict(evidence, name), megabytes(size_of(evidence, name)),
         ]
-        for name in blocks
+        for name in sorted(blocks, key=lambda one: (one in order, order.index(one) if one in order else 0, one))
     ]  # fmt: skip
     head = ("Contestant", "Median time of a call", "Times as fast as PyTorch (95 %)", "Times as fast as FP32 (95 %)",
             "Asked for", "Size")  # fmt: skip

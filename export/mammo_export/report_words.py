@@ -8,6 +8,7 @@ from typing import Any
 from mammo_export.accuracy import UNKNOWN_SIZE, limits_of
 from mammo_export.outcome import MISSED, NOT_FASTER, NOT_MADE, NOT_TIMED, PASSED, WAIVED
 from mammo_runtime.spec import InputMode, Task
+from mammo_train.evaluate_masks import SIZES
 from mammo_train.grouping import PATIENT
 from mammo_train.grouping import counted as groups_counted
 
@@ -72,6 +73,11 @@ def with_interval(values: Mapping[str, Any], digits: int = 4) -> str:
     return f"{signed(values['mean'], digits)} ({ends})"
 
 
+def exponent(value: float, digits: int = 1) -> str:
+    """Return "3.1e−06", with a true minus."""
+    return f"{value:.{digits}e}".replace("-", MINUS)
+
+
 def counted(number: int, one: str) -> str:
     """Return "1 picture", "3 pictures"."""
     return f"{number} {one.removesuffix('s')}" + ("" if number == 1 else "s")
@@ -111,12 +117,18 @@ def difference_of(entry: Entry) -> Mapping[str, Any] | None:
     return found if found and found.get("items") else None
 
 
+def sizes_of(found: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    """Return size class → difference; nothing where no lesion's size is known."""
+    sizes = (found or {}).get("by_size") or {}
+    return {} if set(sizes) <= {UNKNOWN_SIZE} else {size: sizes[size] for size in SIZES if size in sizes}
+
+
 def change_words(spec: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     """Return a difference in one phrase."""
     if found["mean"] is None:
         return f"nothing could be scored on {found['items']} {items_name(spec)}"
     over = f"{counted(found['n'], items_name(spec))} of {groups_words(spec, found['patients'])}"
-    return f"mean {score_name(spec)} {with_interval(found)} against FP32 on {over}"
+    return f"mean {score_name(spec)} changed by {with_interval(found)} against FP32 on {over}"
 
 
 def speed_words(one: Mapping[str, Any]) -> str:
@@ -161,7 +173,7 @@ def facts(evidence: Evidence, entry: Entry) -> list[str]:
 def _parity_words(parity: Mapping[str, Any]) -> str:
     said = ""
     if parity.get("logit_error") is not None:
-        said += f": logits within {parity['logit_error']:.1e} of the largest"
+        said += f": logits within {exponent(parity['logit_error'])} of the largest"
     if parity.get("equal_pixels") is not None:
         said += f", {parity['equal_pixels']:.4%} of the mask pixels equal in the worst picture"
     return said
@@ -177,6 +189,9 @@ def headline(evidence: Evidence) -> str:
     told = f"{_joined([label(key) for key in sound])} {'is' if len(sound) == 1 else 'are'} in this bundle and passed"
     if out:
         told += f"; {_joined([label(key) for key in out])} {'is' if len(out) == 1 else 'are'} not in it"
+    slow = [key for key in sound if known[key].get("verdict") == NOT_FASTER]
+    if slow:
+        told += f"; {_joined([label(key) for key in slow])} {'is' if len(slow) == 1 else 'are'} not faster here"
     if waived:
         told += f"; {_joined([label(key) for key in waived])} ships in spite of a missed gate"
     return told + "."
@@ -188,13 +203,17 @@ def warnings(evidence: Evidence) -> list[str]:
     spec, known = evidence["spec"], entries(evidence)
     if "parity" not in (known.get("fp32", {}).get("gates") or {}):
         said.append("FP32: its parity with the trained network is not on record in this bundle.")
+    about: dict[str, list[str]] = {}
     for key, entry in known.items():
         found = difference_of(entry)
-        if found is not None:
-            said += [f"{label(key)}: {sentence}" for sentence in _reserves(found, spec)]
+        for sentence in () if found is None else _reserves(found, spec):
+            about.setdefault(sentence, []).append(label(key))
+    said += [f"{_joined(names)}: {sentence}" for sentence, names in about.items()]
     few = (evidence.get("calibration") or {}).get("fewer_than_100")
     if few:
-        said.append(f"INT8 was calibrated on {evidence['calibration']['inputs']} inputs, fewer than 100: {few}.")
+        said.append(
+            f"INT8 was calibrated on {counted(evidence['calibration']['inputs'], 'inputs')}, fewer than 100: {few}."
+        )
     return said + _timing_reserves(evidence.get("timing"))
 
 
