@@ -3,9 +3,10 @@ PYTHON ?= python3
 DEMO   := .venv-demo
 TEST   := .venv-test
 STAMP  := installed
+TRT    := .trt
 SOURCES := setup.cfg pyproject.toml $(shell find runtime -type f -not -name '*.pyc' -not -path '*/__pycache__/*')
 
-.PHONY: demo test reproduce-tiny lint clean
+.PHONY: demo test trt reproduce-tiny lint clean
 
 $(DEMO)/$(STAMP): $(SOURCES)
 	$(PYTHON) -m venv $(DEMO)
@@ -26,7 +27,23 @@ demo: $(DEMO)/$(STAMP)
 	@echo
 	@echo "Open demo-output/results/report.html in a browser."
 
-test: $(TEST)/$(STAMP)
+# The real TensorRT parser and builder for tests, without a GPU: TensorRT-RTX with the interfaces of 11.x and of 10.16, and
+# the bindings of four releases (about 500 MB). Tests that need them skip with a reason where there are none.
+$(TRT)/$(STAMP): $(TEST)/$(STAMP)
+	for version in 1.7.1.116 1.4.0.76; do \
+	    $(TEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+	        --target $(TRT)/rtx-$${version%.*.*} tensorrt-rtx-cu13==$$version || echo "TensorRT-RTX $$version: not for this machine"; \
+	done
+	for package in cu12-bindings==10.3.0 cu12-bindings==10.13.3.9 cu12-bindings==10.16.1.11 cu13-bindings==11.4.0.106; do \
+	    version=$${package##*=}; \
+	    $(TEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	        --target $(TRT)/bindings-$$(echo $$version | cut -d. -f1,2) tensorrt-$$package || echo "TensorRT $$version: not for this machine"; \
+	done
+	touch $@
+
+trt: $(TRT)/$(STAMP)
+
+test: $(TEST)/$(STAMP) $(TRT)/$(STAMP)
 	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -n 2 --dist loadfile
 
 # Every published system from training to mammo-infer: tiny networks on synthetic phantoms, a few minutes.
@@ -43,4 +60,4 @@ lint: $(TEST)/$(STAMP)
 	$(TEST)/bin/lint-imports --config setup.cfg
 
 clean:
-	rm -rf $(DEMO) $(TEST) demo-output reproduce-tiny-output build *.egg-info .venv-py*
+	rm -rf $(DEMO) $(TEST) $(TRT) demo-output reproduce-tiny-output build *.egg-info .venv-py*

@@ -82,7 +82,7 @@ def write_bundle(
 
     `graphs` maps a key ("fp32", "fp16", "int8", "int8-cpu") to its graph; the file is `model.<key>.onnx`, a prompted
     model's second one `model.<key>.decoder.onnx`. The same inputs and tools give the same bytes. Raises UsageError
-    (target exists), ModelRefused (what was written does not load or carries another spec), OutputError (disk full, read-only …).
+    (target exists), ModelRefused (what was written does not load or carries another spec), OutputError (disk full …).
     """
     target = target.resolve()
     check_target(target, overwrite)

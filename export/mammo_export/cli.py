@@ -11,6 +11,10 @@ from typing import Any, TypeVar
 
 import click
 
+from mammo_export.engine_cli import engine_command
+from mammo_export.onnx_cli import onnx_command
+from mammo_export.signature_cli import keygen_command, sign_command, verify_signature_command
+from mammo_export.triton_cli import triton_command
 from mammo_runtime import __version__
 from mammo_runtime.errors import EXIT_MEANING, ExitCode, MammoError
 
@@ -170,6 +174,17 @@ def verify_command(
     found = verify(bundle, run, index, root, fold, limit, _reporter(quiet))
     if as_json:
         click.echo(json.dumps({"bundle": str(bundle), "verdict": "passed", **found}, sort_keys=True))
+
+
+for command in (
+    engine_command,
+    onnx_command,
+    triton_command,
+    keygen_command,
+    sign_command,
+    verify_signature_command,
+):
+    cli.add_command(command)
 
 
 def _reporter(quiet: bool) -> Callable[[str], None]:
