@@ -75,7 +75,7 @@ def test_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
         )
     )
     images = torch.rand(2, 3, 64, 64)
-    simulation = Simulation(network, QatConfig(weight_bits=8), images[:1])
+    simulation = Simulation(network, QatConfig(), images[:1])
     assert simulation.layers == ("0.weight", "3.weight")
     simulation.calibrate(network, [images])
     with torch.no_grad(), simulation.of(network):

@@ -14,7 +14,7 @@ from fake_sessions import EchoSession, echo_spec
 from mammo_runtime.spec import InputMode
 from mammo_train import checkpoint, results
 from mammo_train.config import TrainConfig
-from mammo_train.doubts import doubts_of_block, doubts_of_training
+from mammo_train.doubts import doubts_of_block, doubts_of_fine_tuning, doubts_of_training
 from mammo_train.evaluate import evaluate
 from mammo_train.grouping import GROUP
 from mammo_train.index import read_index
@@ -172,3 +172,12 @@ def test_lines_of_epochs_and_of_the_end() -> None:
     assert words.endswith("the same command with more --minutes goes on")
     assert "all epochs asked for are done (10)" in ended({**training, "stopped_by": "epochs"}, TrainConfig(epochs=10))
     assert "no better score for 2 epochs (early stop)" in ended({**training, "stopped_by": "early stop"}, config)
+
+
+def test_fine_tuning_for_int8_that_gained_nothing_or_lost_more_than_a_gate_sees() -> None:
+    record = {"validation_score_before": 0.70, "validation_score_of_parent": 0.80}
+    assert doubts_of_fine_tuning(record, 0.797) == []
+    (lost,) = doubts_of_fine_tuning(record, 0.75)
+    assert "scores 0.7500, the one it started from 0.8000 in float" in lost
+    nothing, _ = doubts_of_fine_tuning(record, 0.70)
+    assert "gained nothing: the simulated score was 0.7000 before and 0.7000" in nothing

@@ -98,26 +98,26 @@ def parent(phantoms: PhantomSet, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def test_weights_get_one_scale_for_each_output_channel() -> None:
     weight = torch.randn(5, 3, 3, 3) * torch.tensor([1e-3, 1.0, 7.0, 0.3, 0.0]).reshape(5, 1, 1, 1)
-    for bits, most in ((7, 64), (8, 127)):
-        rounded = a_simulation(weight_bits=bits).round_weight(weight)
+    for form, most in (("int8", 127), ("int8-cpu", 64)):
+        rounded = a_simulation(form=form).round_weight(weight)
         scale = weight.flatten(1).abs().amax(1).reshape(5, 1, 1, 1) / most
         wanted = torch.where(scale > 0, (weight / scale).round() * scale, weight)
         assert torch.allclose(rounded, wanted, rtol=1e-5, atol=1e-7)
         assert int((rounded / scale).nan_to_num().round().abs().max()) == most
     depthwise = torch.randn(4, 1, 3, 3)
     scale = depthwise.flatten(1).abs().amax(1).reshape(4, 1, 1, 1) / 127
-    assert torch.allclose(a_simulation(weight_bits=7).round_weight(depthwise), (depthwise / scale).round() * scale)
+    assert torch.allclose(a_simulation(form="int8-cpu").round_weight(depthwise), (depthwise / scale).round() * scale)
 
 
-@pytest.mark.parametrize("activations", ["symmetric", "affine"])
-def test_inputs_are_rounded_to_their_range_and_gradients_stop_outside(activations: str) -> None:
-    simulation = a_simulation(activations=activations)
+@pytest.mark.parametrize("form", ["int8", "int8-cpu"])
+def test_inputs_are_rounded_to_their_range_and_gradients_stop_outside(form: str) -> None:
+    simulation = a_simulation(form=form)
     simulation._ranges = {"layer": torch.tensor([2.0, 6.0])}
     values = torch.tensor([-9.0, -2.0, -0.011, 0.0, 0.5, 5.99, 9.0], requires_grad=True)
     rounded = simulation.round_input("layer", values)
     rounded.sum().backward()
-    least, most = {"symmetric": (-128 * 6 / 127, 6.0), "affine": (-64 * 8 / 255, 191 * 8 / 255)}[activations]
-    step = {"symmetric": 6 / 127, "affine": 8 / 255}[activations]
+    least, most = {"int8": (-128 * 6 / 127, 6.0), "int8-cpu": (-64 * 8 / 255, 191 * 8 / 255)}[form]
+    step = {"int8": 6 / 127, "int8-cpu": 8 / 255}[form]
     assert float(rounded[3].detach()) == 0.0  # zero is a point of every grid
     assert (float(rounded[0].detach()), float(rounded[-1].detach())) == pytest.approx((least, most))
     assert torch.all((rounded - values).detach()[1:-1].abs() <= step / 2 + 1e-6)
@@ -221,7 +221,7 @@ def test_a_run_stopped_amid_an_epoch_goes_on_to_the_same_weights(
     assert set(first) == set(second)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert {name for name in first if name.startswith("simulation/")} > {"simulation/before"}
-    other = replace(config, qat=QatConfig(weight_bits=8))
+    other = replace(config, qat=QatConfig("int8-cpu"))
     with pytest.raises(UsageError, match="other data or settings"):
         fit(phantoms.rows(), SPEC, other, whole, report=silent, initial=parent)
 
@@ -317,7 +317,7 @@ def test_what_cannot_be_fine_tuned_is_refused(parent: Path, phantoms: PhantomSet
         with pytest.raises(UsageError, match=words):
             fit(phantoms.rows(), spec, config, tmp_path / "run", report=silent, initial=initial)
     check_qat(prompted, tiny_config(), None)  # training in float is another matter
-    for wrong in ({"weight_bits": 4}, {"activations": "log"}, {"range_decay": 1.0}, {"calibration_images": 0}):
+    for wrong in ({"form": "fp8"}, {"range_decay": 1.0}, {"calibration_images": 0}):
         with pytest.raises(UsageError, match="qat"):
             QatConfig(**wrong)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"unknown training setting.*bits"):
@@ -327,14 +327,14 @@ def test_what_cannot_be_fine_tuned_is_refused(parent: Path, phantoms: PhantomSet
 
 def test_settings_come_from_the_parent(parent: Path, tmp_path: Path) -> None:
     file = tmp_path / "settings.json"
-    file.write_text(json.dumps({"qat": {"weight_bits": 8}, "epochs": 3}))
-    config = fine_tune.qat_config(parent, file, {"epochs": None, "batch_size": 2})
-    assert (config.epochs, config.batch_size, config.qat) == (3, 2, QatConfig(weight_bits=8))
+    file.write_text(json.dumps({"qat": {"form": "int8-cpu"}, "epochs": 3}))
+    config = fine_tune.qat_config(parent, "int8", file, {"epochs": None, "batch_size": 2})
+    assert (config.epochs, config.batch_size, config.qat) == (3, 2, QatConfig("int8-cpu"))
     assert (config.rate, config.schedule, config.ema_decay, config.frozen_epochs) == (1e-5, "constant", 0.0, 0)
     assert config.augment == AUGMENTATIONS["none"]
     file.write_text(json.dumps({"validation_fold": 4, "train_folds": [2, 3]}))
     with pytest.raises(UsageError, match=r"keeps the folds of .* validation_fold 1"):
-        fine_tune.qat_config(parent, file, {})
+        fine_tune.qat_config(parent, "int8", file, {})
 
 
 def call(*words: object) -> Result:
@@ -343,18 +343,18 @@ def call(*words: object) -> Result:
 
 def test_the_command_needs_a_run_and_no_more(parent: Path, tmp_path: Path) -> None:
     run = tmp_path / "int8"
-    done = call("fit", "--qat", "--init", parent, "-o", run, "--epochs", 1)
+    done = call("fit", "--qat", "int8-cpu", "--init", parent, "-o", run, "--epochs", 1)
     assert done.exit_code == 0, done.output
     assert "INT8 of 2 layers before fine-tuning: validation loss 0." in done.stderr
     assert "warning: Fine-tuning for INT8 gained nothing" in done.stdout  # a rate of 1e-5 for three steps
     network, spec = checkpoint.load_model(run)
     assert isinstance(network, Small)
     assert (spec.name, spec.input, spec.classes) == ("int8", SPEC.input, SPEC.classes)
-    assert "Fine-tuned for INT8: 2 layers computed with 7-bit weights and 8-bit symmetric" in (
-        run / "MODEL_CARD.md"
-    ).read_text(encoding="utf-8")
+    card = (run / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "Fine-tuned for INT8: 2 layers computed as in the `int8-cpu` graph" in card
+    assert spec.training["qat"]["validation_score_of_parent"] > 0.9
     assert call("evaluate", run, "--fold", 0).exit_code == 0
-    again = call("fit", "--qat", "--init", parent, "-o", run, "--epochs", 1)
+    again = call("fit", "--qat", "int8-cpu", "--init", parent, "-o", run, "--epochs", 1)
     assert "nothing left to train" in again.stderr
 
 

@@ -118,9 +118,9 @@ main.add_command(index_command)
 @click.option("--encoder-weights", default="none", show_default=True, metavar="FILE|imagenet|none",
               help="Pretrained encoder; `imagenet` downloads torchvision's.")  # fmt: skip
 @click.option("--init", "initial", type=FOLDER, help="Start from the weights of this finished run.")
-@click.option("--qat", is_flag=True,
-              help="Fine-tune the run of --init while simulating INT8, when its INT8 misses its gate. Network, input, "
-              "folds and settings are that run's.")  # fmt: skip
+@click.option("--qat", is_flag=False, flag_value="int8", type=click.Choice(["int8", "int8-cpu"]),
+              help="Fine-tune the run of --init while it computes as in INT8 (alone: int8, TensorRT's), when that "
+              "misses its gate. Network, input, folds and settings are that run's.")  # fmt: skip
 @click.option("--size", callback=_size, metavar="HxW", help="The network's grid. [default: the preset's]")
 @click.option("--epochs", type=click.IntRange(min=1), help="At most this many.")
 @click.option("--minutes", "max_minutes", type=click.FloatRange(min=0, min_open=True),

@@ -14,8 +14,7 @@ SCHEDULES = ("plateau", "cosine", "steps", "constant")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 CRITICS = ("hinge", "wasserstein")
 THRESHOLD_METRICS = ("dice", "iou", "gmean")
-WEIGHT_BITS = (7, 8)
-ACTIVATIONS = ("symmetric", "affine")
+QAT_FORMS = ("int8", "int8-cpu")
 
 
 @dataclass(frozen=True)
@@ -79,15 +78,11 @@ AUGMENTATIONS: Mapping[str, AugmentConfig] = {
 
 @dataclass(frozen=True)
 class QatConfig:
-    """How INT8 is simulated in quantisation-aware fine-tuning. One run shall serve both exported forms: the defaults
-    are the coarser of what the two do.
-    """
+    """How INT8 is simulated in quantisation-aware fine-tuning."""
 
-    weight_bits: int = 7
-    """The CPU form has 7 (ONNX Runtime's sums overflow with 8 where a processor lacks VNNI), TensorRT's 8."""
-    activations: str = "symmetric"
-    """symmetric: -128..127 round 0, as TensorRT wants it, which spends half of it where values are not negative.
-    affine: 0..255 from the smallest value to the largest, as the CPU form has it."""
+    form: str = "int8"
+    """Key of the graph that is simulated: int8 (TensorRT's) or int8-cpu. A network that settled on the grid of one
+    need not gain in the other's."""
     range_decay: float = 0.95
     """Of the moving average of a step's smallest and largest input."""
     range_epochs: int = 3
@@ -96,9 +91,8 @@ class QatConfig:
     """Training images whose ranges are the first ones."""
 
     def __post_init__(self) -> None:
-        if self.weight_bits not in WEIGHT_BITS or self.activations not in ACTIVATIONS:
-            known = f"weight_bits {' or '.join(map(str, WEIGHT_BITS))}, activations {' or '.join(ACTIVATIONS)}"
-            raise UsageError(f"qat knows {known}, not {self.weight_bits!r} and {self.activations!r}")
+        if self.form not in QAT_FORMS:
+            raise UsageError(f"qat simulates the form {' or '.join(QAT_FORMS)}, not {self.form!r}")
         if not 0 <= self.range_decay < 1 or self.range_epochs < 0 or self.calibration_images < 1:
             raise UsageError("qat needs range_decay in 0..1, range_epochs from 0, calibration_images from 1")
 

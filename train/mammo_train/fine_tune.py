@@ -32,14 +32,16 @@ DEFAULTS: Mapping[str, Any] = {
 """Fields of `TrainConfig` in which fine-tuning differs from the parent's training."""
 
 
-def qat_config(parent: Path, file: Path | None, given: Mapping[str, Any]) -> TrainConfig:
+def qat_config(parent: Path, form: str, file: Path | None, given: Mapping[str, Any]) -> TrainConfig:
     """Return settings: what the user gave (None: not given) over the JSON file's, the above and the parent's.
+
+    `form` is the key of the graph to simulate, unless the file names another.
 
     Raises UsageError for an unfinished parent, unknown or contradictory settings, and for other folds than the
     parent's: what it has learned from cannot judge its child.
     """
     own = results.read_config(parent)
-    values = {**asdict(own), **DEFAULTS, "qat": asdict(own.qat or QatConfig()), **presets.stored_settings(file)}
+    values = {**asdict(own), **DEFAULTS, "qat": asdict(QatConfig(form)), **presets.stored_settings(file)}
     values |= {name: value for name, value in given.items() if value is not None}
     config = TrainConfig.from_dict(values)
     folds = ("train_folds", "validation_fold", "test_fold")

@@ -81,21 +81,26 @@ def fit(
         samples = f"{len(train_set)} training samples, {len(validation_set)} validation samples"
         report(f"{samples}, on {device}, {precision_of(config, device)}")
         stopped_by = _epochs(learner, spec, config, (train_set, validation_set), run, identity, report)
-        facts: dict[str, Any] = {
-            "stopped_by": stopped_by,
-            "precision": precision_of(config, device),
-            "device": device.type,
-        }
-        if distributed.world() > 1:
-            norms = "of all processes" if device.type == "cuda" else "of each process's own part"
-            facts |= {"processes": distributed.world(), "batch_norm_statistics": norms}
-        if learner.simulation is not None:
-            facts["qat"] = learner.simulation.record()
-        if isinstance(train_set, EmbeddedSamples):
-            facts["embeddings"] = train_set.record
-        if allow_leak:
-            facts["leaking_split"] = True
+        facts = _facts(learner, config, stopped_by, train_set) | ({"leaking_split": True} if allow_leak else {})
         return write_record(run, rows, spec, config, learner.progress, (encoder_weights, initial), facts)
+
+
+def _facts(learner: Learner, config: TrainConfig, stopped_by: str, train_set: Any) -> dict[str, Any]:
+    """Return what only the loop knows of a run."""
+    device = next(learner.network.parameters()).device
+    facts: dict[str, Any] = {
+        "stopped_by": stopped_by,
+        "precision": precision_of(config, device),
+        "device": device.type,
+    }
+    if distributed.world() > 1:
+        norms = "of all processes" if device.type == "cuda" else "of each process's own part"
+        facts |= {"processes": distributed.world(), "batch_norm_statistics": norms}
+    if learner.simulation is not None:
+        facts["qat"] = learner.simulation.record()
+    if isinstance(train_set, EmbeddedSamples):
+        facts["embeddings"] = train_set.record
+    return facts
 
 
 def _epochs(

@@ -157,9 +157,9 @@ def _fine_tuned(training: Mapping[str, Any]) -> str:
     """Return how the run was fine-tuned for INT8; its weights are plain, so another precision may use them too."""
     qat = training["qat"]
     return (
-        f"- Fine-tuned for INT8: {qat['layers']} layers computed with {qat['weight_bits']}-bit weights and 8-bit "
-        f"{qat['activations']} inputs while the weights learned, batch norms at rest. Score of that simulation on the "
-        f"network's grid: {qat['validation_score_before']:.4f} before, {_grid_score(training)} at the best epoch"
+        f"- Fine-tuned for INT8: {qat['layers']} layers computed as in the `{qat['form']}` graph while the weights "
+        f"learned, batch norms at rest. Score on the network's grid: {_known(qat, 'validation_score_of_parent')} in "
+        f"float before, {qat['validation_score_before']:.4f} in INT8 before, {_grid_score(training)} in INT8 after"
     )
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,26 @@ FLOAT: frozenset[Callable[..., Any]] = frozenset((F.conv_transpose2d,))
 """Have weights, but the exporter leaves them float."""
 MIN_SCALE = 2.0**-14
 """Of an activation: the exporter writes no smaller one, which FP16 could not hold."""
-WEIGHT_LEVELS: Mapping[int, int] = {7: 64, 8: 127}
-"""Bits of a weight → its largest integer; ONNX Runtime's seven bits reach 64."""
+DEPTHWISE_LIMIT = 127
+"""Largest integer of a depthwise convolution's weight, in both forms."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The numbers of an exported form."""
+
+    weight_limit: int
+    """Largest integer of a weight."""
+    symmetric: bool
+    """Inputs in -128..127 round 0; else in 0..255 from their smallest value to their largest."""
+
+
+FORMS: Mapping[str, Form] = {
+    "int8": Form(127, True),
+    # ONNX Runtime's sums overflow with eight bits where a processor lacks VNNI; its seven reach 64.
+    "int8-cpu": Form(64, False),
+}
+"""Key of a bundle's graph → what it computes with."""
 
 
 def check_qat(spec: ModelSpec, config: TrainConfig, initial: Path | None) -> None:
@@ -67,7 +85,7 @@ class Simulation:
 
     def __init__(self, network: nn.Module, config: QatConfig, example: torch.Tensor) -> None:
         """Find the layers to quantise by running `example` [1, C, H, W]. Raises UsageError when there are none."""
-        self.config = config
+        self.config, self.form = config, FORMS[config.form]
         self.layers = quantised_weights(network, example)
         if not self.layers:
             raise UsageError("this network has no layer that INT8 would quantise: there is nothing to fine-tune for")
@@ -123,7 +141,7 @@ class Simulation:
     def round_input(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """Return a layer's input as the integers of its range give it back."""
         below, above = self._ranges[name].clamp_min(0)
-        if self.config.activations == "symmetric":
+        if self.form.symmetric:
             scale = (torch.maximum(below, above) / 127).clamp_min(MIN_SCALE)
             zero, least, most = torch.zeros_like(scale, dtype=torch.int32), -128, 127
         else:
@@ -133,12 +151,9 @@ class Simulation:
         return rounded
 
     def round_weight(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return a weight [out, in, ...] as its integers give it back; every output channel has its own scale.
-
-        Kernels of depthwise convolutions have eight bits in both exported forms.
-        """
+        """Return a weight [out, in, ...] as its integers give it back; every output channel has its own scale."""
         depthwise = weight.shape[1] == 1 < weight.shape[0]
-        most = WEIGHT_LEVELS[8 if depthwise else self.config.weight_bits]
+        most = DEPTHWISE_LIMIT if depthwise else self.form.weight_limit
         scale = weight.detach().float().flatten(1).abs().amax(1) / most
         zero = torch.zeros_like(scale, dtype=torch.int32)
         # A channel of zeros has no scale; any serves.

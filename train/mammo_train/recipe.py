@@ -41,8 +41,9 @@ class Choices:
     """A file, "imagenet" or "none"."""
     initial: Path | None = None
     """A finished run to start from."""
-    qat: bool = False
-    """Fine-tune `initial` for INT8: network, input, classes and folds are its own, whatever stands above."""
+    qat: str | None = None
+    """Fine-tune `initial` for this form of INT8: network, input, classes and folds are its own, whatever stands above.
+    """
     notes: Mapping[str, str] = field(default_factory=dict)
     """Licences of collections by folder name, where `data_notes` does not know them."""
     allow_leak: bool = False
@@ -76,7 +77,7 @@ def config_for(choices: Choices, file: Path | None, given: Mapping[str, Any]) ->
     """
     if choices.qat:
         assert choices.initial is not None
-        return fine_tune.qat_config(choices.initial, file, given)
+        return fine_tune.qat_config(choices.initial, choices.qat, file, given)
     known, chosen = models.known(choices.architecture), preset(choices.architecture, choices.preset)
     if choices.classes:  # other classes than the preset's have other codes to ignore
         chosen = replace(chosen, config={k: v for k, v in chosen.config.items() if k != "ignore_codes"})

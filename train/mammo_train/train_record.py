@@ -59,6 +59,9 @@ def write_record(
     if initial is not None:
         _, parent = checkpoint.load_model(initial)
         record["initial_weights"] = {"name": parent.name, "sha256": checkpoint.weights_sha256(initial)}
+        if "qat" in facts:
+            score = parent.training.get("validation_score_grid")
+            record["qat"] = {**facts["qat"], "validation_score_of_parent": score}
         record["encoder_weights"] = parent.training.get("encoder_weights", "none")
     finished = replace(
         spec,
