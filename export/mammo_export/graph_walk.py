@@ -47,3 +47,25 @@ def sorted_nodes(model: ModelProto) -> list[NodeProto]:
     for node in model.graph.node:
         visit(node)
     return order
+
+
+def drop_unread(model: ModelProto) -> None:
+    """Remove, in place, the nodes and constants that no output depends on, and what is said of tensors now gone.
+
+    The nodes must be in order.
+    """
+    needed = {output.name for output in model.graph.output}
+    kept = []
+    for node in reversed(model.graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    del model.graph.node[:]
+    model.graph.node.extend(reversed(kept))
+    constants = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(constants)
+    made = {name for node in kept for name in node.output}
+    values = [value for value in model.graph.value_info if value.name in made]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(values)

@@ -115,7 +115,9 @@ def _whole(view: _View) -> Iterator[Finding]:
 
 def _domain(view: _View, node: NodeProto) -> Found:
     if node.domain not in ("", "ai.onnx"):
-        yield f"is of the domain {node.domain}, which TensorRT does not know; use ONNX's own operators", True
+        # Its parser goes by the operator's name: Q/DQ of ONNX Runtime's domain pass as if they were ONNX's.
+        known = node.op_type in (QUANTIZE, DEQUANTIZE)
+        yield f"is of the domain {node.domain}, which TensorRT does not know; use ONNX's own operators", not known
 
 
 def _integers(view: _View, node: NodeProto) -> Found:
@@ -184,7 +186,7 @@ def _axis(view: _View, node: NodeProto) -> Found:
         wanted = WEIGHT_AXIS.get(reader.op_type)
         if wanted is not None and axis != wanted:
             yield (f"scales the weights of the {reader.op_type} {reader.name} along axis {axis}; "
-                   f"their output channels lie on axis {wanted}", True)  # fmt: skip
+                   f"their output channels lie on axis {wanted}", False)  # fmt: skip
 
 
 def _pairs(view: _View, node: NodeProto) -> Found:

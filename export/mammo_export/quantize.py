@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from mammo_export.graph_walk import consumers, producers, sorted_nodes
+from mammo_export.graph_walk import consumers, drop_unread, producers, sorted_nodes
 from mammo_export.groups import ACTIVATIONS, WEIGHTED, Form, Group, groups, kept_float, main_of
 from mammo_export.ranges import CALIBRATORS, Ranges, measured_ranges
 from mammo_export.rounding import depthwise_weights, round_anew, searched_scales
@@ -248,6 +248,7 @@ def _finished(model: ModelProto, like: ModelProto) -> ModelProto:
             node.name = next(n for n in (f"{node.op_type}_{number}", f"{node.op_type}_{number}_") if n not in taken)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    drop_unread(model)
     for opset in [o for o in model.opset_import if o.domain]:
         model.opset_import.remove(opset)
     model.ir_version = like.ir_version

@@ -169,8 +169,9 @@ def _histograms(prepared: ModelProto, batches: Batches) -> Mapping[str, Histogra
     low: dict[str, float] = {}
     high: dict[str, float] = {}
     for name, values in _activations(prepared, parts, batches):
-        low[name] = min(low.get(name, 0.0), float(values.min()))
-        high[name] = max(high.get(name, 0.0), float(values.max()))
+        # Not Python's min and max, which lose a NaN.
+        low[name] = float(np.minimum(low.get(name, 0.0), values.min()))
+        high[name] = float(np.maximum(high.get(name, 0.0), values.max()))
     broken = [name for name in low if not np.isfinite([low[name], high[name]]).all()]
     if broken:
         raise UsageError(f"the tensor {broken[0]} is NaN or infinite on a calibration image; the model is broken")

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from mammo_export.graph_walk import producers
+from mammo_export.graph_walk import drop_unread, producers
 from mammo_runtime.errors import UsageError
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -46,7 +46,7 @@ def simulated(twin: ModelProto) -> ModelProto:
             nodes.append(helper.make_node(operator, [source, *(t.name for t in extra)], [output], name))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    _drop_unread(model)
+    drop_unread(model)
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -81,17 +81,3 @@ def _weight(node: NodeProto, integers: np.ndarray, scale: np.ndarray, zero: np.n
         shape = [-1 if k == axis % integers.ndim else 1 for k in range(integers.ndim)]
         scale, zero = scale.reshape(shape), zero.reshape(shape)
     return np.asarray((integers.astype(np.float32) - zero.astype(np.float32)) * scale, np.float32)
-
-
-def _drop_unread(model: ModelProto) -> None:
-    """Remove the integers and scales that no node reads any more."""
-    read = {name for node in model.graph.node for name in node.input}
-    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    made = {name for node in model.graph.node for name in node.output}
-    shapes = [value for value in model.graph.value_info if value.name in made]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(
-        value for value in shapes if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
-    )
