@@ -122,8 +122,7 @@ def _for_cpu(prepared: ModelProto, ranges: Ranges, chosen: Sequence[Group]) -> M
     """
     made, used = producers(prepared), consumers(prepared)
     names = {name for group in chosen for name in group.nodes}
-    grouped = {name for group in groups(prepared) for name in group.nodes}
-    names |= {n.name for n in prepared.graph.node if n.op_type in BETWEEN and n.name not in grouped}
+    names |= _between(prepared, names)
     known = dict(ranges)
     for node in prepared.graph.node:
         if node.op_type in ACTIVATIONS and node.input[0] in made and len(used[node.input[0]]) == 1:
@@ -133,6 +132,25 @@ def _for_cpu(prepared: ModelProto, ranges: Ranges, chosen: Sequence[Group]) -> M
     _shield(model, {node.name for node in prepared.graph.node} - names)
     round_anew(model, prepared, _limits(prepared, SEVEN_BITS))
     return model
+
+
+def _between(prepared: ModelProto, chosen: Collection[str]) -> set[str]:
+    """Return the nodes of `BETWEEN` that integers come to and go on from; others would only be rounded twice."""
+    made, used = producers(prepared), consumers(prepared)
+    grouped = {name for group in groups(prepared) for name in group.nodes}
+    found = {n.name: n for n in prepared.graph.node if n.op_type in BETWEEN and n.name not in grouped}
+    while True:
+        integers = {*chosen, *found}
+        alone = [
+            name
+            for name, node in found.items()
+            if not any(made[x].name in integers for x in node.input if x in made)
+            or not any(reader.name in integers for reader in used.get(node.output[0], []))
+        ]
+        if not alone:
+            return set(found)
+        for name in alone:
+            del found[name]
 
 
 def _by_onnxruntime(

@@ -155,10 +155,19 @@ def test_onnxruntime_does_not_quantise_a_reverted_group_by_itself() -> None:
         assert np.abs(plain.run(None, {"image": batch})[0] - answer(model, batch)).max() < 0.02
 
 
-def test_everything_reverted_is_fp32() -> None:
+@pytest.mark.parametrize("form", Form)
+def test_everything_reverted_is_fp32(form: Form) -> None:
     names = tuple(group.name for group in groups(graph()))
-    assert operators(made(Form.TENSORRT, *names)) == operators(graph())
-    assert unlike(made(Form.TENSORRT, *names)) == 0
+    assert operators(made(form, *names)) == operators(graph())
+    assert unlike(made(form, *names)) == 0
+
+
+def test_nothing_is_rounded_that_no_integers_come_to() -> None:
+    """With the decoder reverted, its resize and concat are float as well."""
+    model = made(Form.CPU, "mix", "decode")
+    read = {node.name: [makers(model)[name].op_type for name in node.input if name in makers(model)]
+            for node in model.graph.node if node.name in ("grow", "join", "decode")}  # fmt: skip
+    assert read == {"grow": ["Relu"], "join": ["Resize", "ConvTranspose"], "decode": ["Concat"]}
 
 
 def test_unknown_groups_and_missing_ranges_are_named() -> None:
