@@ -99,9 +99,10 @@ def _for_tensorrt(prepared: ModelProto, ranges: Ranges, chosen: Sequence[Group])
     names = {group.name for group in chosen}
     options = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "DedicatedQDQPair": True,
                "OpTypesToExcludeOutputQuantization": list(WEIGHTED)}  # fmt: skip
-    model = _by_onnxruntime(prepared, widened, names, WEIGHTED, "QInt8", False, options)
+    limits = _limits(prepared, EIGHT_BITS)
+    model = _by_onnxruntime(prepared, widened, names, WEIGHTED, "QInt8", limits, options)
     _unread(model, prepared, names, set())
-    round_anew(model, prepared, _limits(prepared, EIGHT_BITS), MIN_SCALE)
+    round_anew(model, prepared, limits, MIN_SCALE)
     made, used = producers(prepared), consumers(prepared)
     weights = {tensor.name for tensor in prepared.graph.initializer}
     for node in prepared.graph.node:
@@ -127,10 +128,11 @@ def _for_cpu(prepared: ModelProto, ranges: Ranges, chosen: Sequence[Group]) -> M
     for node in prepared.graph.node:
         if node.op_type in ACTIVATIONS and node.input[0] in made and len(used[node.input[0]]) == 1:
             known[node.input[0]] = known[node.output[0]]
-    model = _by_onnxruntime(prepared, known, names, (*WEIGHTED, *BETWEEN), "QUInt8", True, {})
+    limits = _limits(prepared, SEVEN_BITS)
+    model = _by_onnxruntime(prepared, known, names, (*WEIGHTED, *BETWEEN), "QUInt8", limits, {})
     _unread(model, prepared, names, names)
     _shield(model, {node.name for node in prepared.graph.node} - names)
-    round_anew(model, prepared, _limits(prepared, SEVEN_BITS))
+    round_anew(model, prepared, limits)
     return model
 
 
@@ -159,7 +161,7 @@ def _by_onnxruntime(
     nodes: Collection[str],
     operators: Sequence[str],
     activations: str,
-    reduced: bool,
+    limits: Mapping[str, int],
     options: Mapping[str, object],
 ) -> ModelProto:
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
@@ -169,9 +171,11 @@ def _by_onnxruntime(
     if not nodes:
         return model
     data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    reduced = SEVEN_BITS in limits.values()
+    overrides = _own_scales(prepared, limits)
     quantizer = QDQQuantizer(
         model, True, reduced, QuantType.QInt8, QuantType[activations], TensorsData(CalibrationMethod.MinMax, data),
-        sorted(nodes), [], list(operators), {**options, "TensorQuantOverrides": _own_scales(prepared)},
+        sorted(nodes), [], list(operators), {**options, "TensorQuantOverrides": overrides},
     )  # fmt: skip
     try:
         quantizer.quantize_model()
@@ -189,17 +193,25 @@ def _limits(prepared: ModelProto, dense: int) -> dict[str, int]:
     return {name: EIGHT_BITS if name in own else dense for name in names}
 
 
-def _own_scales(prepared: ModelProto) -> dict[str, list[dict[str, object]]]:
-    """Return ONNX Runtime's overrides for the weights whose scales are searched for."""
+def _own_scales(prepared: ModelProto, limits: Mapping[str, int]) -> dict[str, list[dict[str, object]]]:
+    """Return ONNX Runtime's overrides with the scales of all convolutions' weights, depthwise ones searched for.
+
+    The others are what it would find, in half the time: it goes through the channels one by one.
+    """
     from onnxruntime.quantization import QuantType
 
     zero = np.array(0, np.int8)
+    own = depthwise_weights(prepared)
+    tensors = {tensor.name: tensor for tensor in prepared.graph.initializer}
+    scales = {name: searched_scales(weight, limits[name]) for name, weight in own.items()}
+    for node in prepared.graph.node:
+        if node.op_type == "Conv" and node.input[1] in tensors and node.input[1] not in own:
+            weight = numpy_helper.to_array(tensors[node.input[1]])
+            largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim))).astype(np.float64)
+            scales[node.input[1]] = np.where(largest > 0, largest / limits[node.input[1]], 1.0).astype(np.float32)
     return {
-        name: [
-            {"axis": 0, "quant_type": QuantType.QInt8, "scale": np.array(scale, np.float32), "zero_point": zero}
-            for scale in searched_scales(weight, EIGHT_BITS)
-        ]
-        for name, weight in depthwise_weights(prepared).items()
+        name: [{"axis": 0, "quant_type": QuantType.QInt8, "scale": scale, "zero_point": zero} for scale in found]
+        for name, found in scales.items()
     }
 
 
