@@ -33,6 +33,9 @@ HOMES: dict[str, tuple[str, ...]] = {
     "train/matplotlib": ("pictures*.py",),
     "train/transformers": ("models/prompted.py",),
     "train/segmentation_models_pytorch": ("models/smp_networks.py",),
+    "export/matplotlib": ("report_plots.py",),
+    "export/jinja2": ("report.py",),
+    "export/cryptography": ("signature.py",),
 }
 """Room/library → the only files of that room's package that import it: one heavy library, one file (or one family)."""
 
