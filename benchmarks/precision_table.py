@@ -52,10 +52,13 @@ def runs_below(folder: Path, work: Path, phantoms: bool = False) -> Iterator[Sou
             yield Source(path.parents[1].name, work / path.parents[1].name, path.parent, phantoms)
 
 
-def row_of(source: Source, limit: int | None, again: bool) -> dict[str, Any]:
-    """Export a source where that was not done, and return its row; a failure becomes the row."""
+def row_of(source: Source, options: Sequence[str] = (), again: bool = False) -> dict[str, Any]:
+    """Export a source where that was not done, and return its row; a failure becomes the row.
+
+    `options` go to `mammo-export`.
+    """
     if source.run is not None and (again or not _is_of(source.bundle, source.run)):
-        problem = _export(source.run, source.bundle, limit)
+        problem = _export(source.run, source.bundle, options)
         if problem:
             spec = checkpoint.load_spec(source.run)
             return {**_about(source, spec.to_dict()), "status": "failed", "why": problem}
@@ -138,12 +141,10 @@ def _is_of(bundle: Path, run: Path) -> bool:
     return same and set(KEYS) <= set(tried)
 
 
-def _export(run: Path, bundle: Path, limit: int | None) -> str:
+def _export(run: Path, bundle: Path, options: Sequence[str]) -> str:
     """Export; returns "" or what went wrong."""
     command = [sys.executable, "-m", "mammo_export.cli", str(run), "-o", str(bundle), "--overwrite", "--no-ranking"]
-    done = subprocess.run(
-        [*command, *(["--limit", str(limit)] if limit else []), "--quiet"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, *options, "--quiet"], capture_output=True, text=True, check=False)
     if done.returncode in (0, MISSED_A_GATE) and (bundle / "bundle.json").is_file():
         return ""
     last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
@@ -178,19 +179,22 @@ def main() -> None:
     parser.add_argument("--bundles", type=Path, action="append", default=[], help="folder with finished bundles")
     parser.add_argument("--only", action="append", default=[], help="name of a run; repeatable")
     parser.add_argument("--limit", type=int, help="judge on at most so many pictures")
+    parser.add_argument("--calibrate", type=int, help="calibrate on at most so many inputs")
     parser.add_argument("--tiny", action="store_true", help="tiny networks on phantoms where there is no run")
     parser.add_argument("--again", action="store_true", help="export anew what was exported")
     wanted = parser.parse_args()
+    limits = {"--limit": wanted.limit, "--calibrate": wanted.calibrate}
+    options = [text for name, value in limits.items() if value for text in (name, str(value))]
     rows = []
     for source in _sources(wanted):
         if not wanted.only or source.name in wanted.only:
             print(f"== {source.name}", flush=True)
-            rows.append(row_of(source, wanted.limit, wanted.again))
+            rows.append(row_of(source, options, wanted.again))
             write(rows, wanted)
     missing = [name for name in models.ARCHITECTURES if name not in {row["architecture"] for row in rows}]
     for source in _tiny(missing, wanted.output / "tiny") if wanted.tiny else ():
         print(f"== {source.name}, tiny", flush=True)
-        rows.append(row_of(source, wanted.limit, wanted.again))
+        rows.append(row_of(source, options, wanted.again))
         write(rows, wanted)
     rows += [not_run(name) for name in models.ARCHITECTURES if name not in {row["architecture"] for row in rows}]
     write(rows, wanted)

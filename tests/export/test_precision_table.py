@@ -46,7 +46,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def test_a_row_says_what_its_bundle_says(bundle: Path) -> None:
-    row = table.row_of(table.Source("mine", bundle, None), None, False)
+    row = table.row_of(table.Source("mine", bundle, None))
     fp16 = row["precisions"]["fp16"]
     assert (fp16["difference"]["mean"], fp16["difference"]["n"], fp16["by_size"]) == (-0.03, 14, {"<10 mm": -0.1})
     assert fp16["islands"] == {"Resize: large": 2}
@@ -65,7 +65,7 @@ def test_a_row_says_what_its_bundle_says(bundle: Path) -> None:
 
 
 def test_phantoms_get_no_numbers(bundle: Path) -> None:
-    text = page.page({"rows": [table.row_of(table.Source("mine", bundle, None, True), None, False)]})
+    text = page.page({"rows": [table.row_of(table.Source("mine", bundle, None, True))]})
     assert "made; computes in fp16 3" in text
     assert "-0.0300" not in text
     assert "1.30" not in text
