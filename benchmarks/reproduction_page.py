@@ -1,7 +1,8 @@
-"""Writes docs/reproduction.md from benchmarks/results/reproduction.json: python reproduction_page.py [--write].
+"""Writes docs/reproduction.md from benchmarks/results/reproduction.json: python reproduction_page.py [--write] [OUT].
 
-`mammo-train reproduce all` measured those rows; benchmarks/reproduction/train.sh holds the commands. A test compares
-the page with this script's output.
+`mammo-train reproduce all` measured those rows; benchmarks/reproduction/train.sh holds the commands. With OUT, what it
+left there, the rows of systems that were trained for more epochs there are taken over first. A test compares the page
+with this script's output.
 """
 
 from __future__ import annotations
@@ -120,9 +121,24 @@ def _machine(row: dict[str, Any]) -> str:
     return f"- {machine['processor']}, {machine['cores']} cores, {software}"
 
 
+def taken_over(table: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Return the table with the rows of OUT/*/row.json whose runs had more epochs."""
+    found = {row["system"]: row for row in (json.loads(path.read_text()) for path in output.glob("*/row.json"))}
+    rows = [max(row, found.get(row["system"], row), key=_epochs) for row in table["rows"]]
+    return {**table, "rows": rows}
+
+
+def _epochs(row: dict[str, Any]) -> int:
+    return int(row["settings"]["epochs"]) if row["status"] == "trained" else 0
+
+
 def main() -> None:
-    """Print the page, or write it with --write."""
-    text = page(json.loads(RESULTS.read_text(encoding="utf-8")))
+    """Print the page, or write it with --write; with a folder given, take over its rows."""
+    table = json.loads(RESULTS.read_text(encoding="utf-8"))
+    for output in (argument for argument in sys.argv[1:] if argument != "--write"):
+        table = taken_over(table, Path(output))
+        RESULTS.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    text = page(table)
     if "--write" in sys.argv[1:]:
         PAGE.write_text(text, encoding="utf-8")
     else:
