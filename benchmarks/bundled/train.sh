@@ -17,5 +17,5 @@ mammo-train fit "${index[@]}" --input full --size 384x256 --name mass-full --con
     --init "$runs/mass-roi" -o "$runs/mass-full"
 for name in mass-roi mass-full; do
     mammo-train evaluate "$runs/$name" "${index[@]}" --fold 0
-    mammo-export "$runs/$name" "${index[@]}" -o "$bundles/$name" --overwrite
+    mammo-export "$runs/$name" "${index[@]}" -o "$bundles/$name" --overwrite --no-pictures
 done

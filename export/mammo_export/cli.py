@@ -109,6 +109,11 @@ def _keys(context: click.Context, parameter: click.Parameter, text: str) -> tupl
 )
 @click.option("--no-ranking", is_flag=True, help="Leave out of the report what each layer costs alone: much faster.")
 @click.option(
+    "--no-pictures",
+    is_flag=True,
+    help="No worst cases in report.html: where the validation pictures may not be passed on with the bundle.",
+)
+@click.option(
     "--allow-miss",
     default="",
     callback=_keys,
@@ -123,6 +128,7 @@ def bundle_command(
     precisions: tuple[str, ...],
     calibrate: int,
     no_ranking: bool,
+    no_pictures: bool,
     allow_miss: tuple[str, ...],
     waived_by: str,
     index: Path | None,
@@ -141,7 +147,7 @@ def bundle_command(
     from mammo_export.source import open_source
     from mammo_export.steps import Wish, bundle_from, require_all
 
-    wish = Wish(precisions, calibrate, not no_ranking, allow_miss, waived_by, overwrite)
+    wish = Wish(precisions, calibrate, not no_ranking, allow_miss, waived_by, not no_pictures, overwrite)
     opened = open_source(source)
     pictures = chosen_pictures(source, opened.spec, ImageChoice(index, root, fold, limit))
     bundle = bundle_from(opened, pictures, output, wish, _reporter(quiet))

@@ -21,8 +21,10 @@ from mammo_runtime.spec import ModelSpec
 REPORT = "report.html"
 
 
-def extras_of(source: Source, outcomes: Sequence[Outcome], shop: Workshop | None, speed: Speed | None) -> Extras:
-    """Return what a bundle holds beside its graphs and the files of its run."""
+def extras_of(
+    source: Source, outcomes: Sequence[Outcome], shop: Workshop | None, speed: Speed | None, pictures: bool
+) -> Extras:
+    """Return what a bundle holds beside its graphs and the files of its run; `pictures`: worst cases in the report."""
     shipped = {one.key: one for one in outcomes if one.ships}
     acceptance = _acceptance(source.spec, shipped)
     manifest: dict[str, Any] = {
@@ -33,7 +35,8 @@ def extras_of(source: Source, outcomes: Sequence[Outcome], shop: Workshop | None
     }
     entries = {key: _entry(one) for key, one in shipped.items()}
     told = {"spec": source.spec.to_dict(), "precisions": entries, "toolchain": toolchain(), **manifest}
-    files = {**acceptance, REPORT: write_report({**told, "cases": examples(shop, outcomes)}).encode()}
+    cases = examples(shop, outcomes) if pictures else []
+    files = {**acceptance, REPORT: write_report({**told, "cases": cases}).encode()}
     card = files_from_run(source.folder, source.spec).get(MODEL_CARD)
     if card is not None:
         # Of a bundle that is made anew, the section of before goes.

@@ -44,6 +44,8 @@ class Wish:
     """Keys that ship in spite of a missed gate; "int8" means both of its forms."""
     waived_by: str = ""
     """Who decided that."""
+    pictures: bool = True
+    """Show the worst cases in the report, which travels with the bundle; False where pictures may not be passed on."""
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -78,7 +80,7 @@ def bundle_from(source: Source, pictures: Pictures, target: Path, wish: Wish, re
         speed, outcomes = timed(shop, outcomes)
     for outcome in outcomes[1:]:
         report(outcome_line(outcome))
-    extras = extras_of(source, outcomes, shop, speed)
+    extras = extras_of(source, outcomes, shop, speed, wish.pictures)
     proven = {outcome.key: outcome.proven() for outcome in outcomes if outcome.ships}
     bundle = write_bundle(target, spec, proven, source.folder, source.weights_sha256, wish.overwrite, extras)
     memory.remove()
