@@ -38,6 +38,10 @@ ON_TWIN = (
     "Runtime's CPU computes FP16 QuantizeLinear wrongly (microsoft/onnxruntime issue 22741), and its own INT8 kernels "
     "saturate without VNNI"
 )
+CHOSEN = (
+    "; calibrator, equalisation and groups left in float were chosen on the same pictures, so the difference is "
+    "somewhat too good"
+)
 NO_INT8 = (
     "INT8 is not made for prompted models: layer norms, attention and an unbounded embedding lose too much in eight "
     "bits; FP16 serves them"
@@ -90,7 +94,7 @@ def make_int8(shop: Workshop, form: Form, rank: bool = True) -> Outcome:
         "equalised": best.equalised,
         "candidates": [one.to_dict() for one in tried],
         "kept_float": dict(kept_float(best.prepared, form)),
-        "judged_on": ON_TWIN if form is Form.TENSORRT else "the graph itself",
+        "judged_on": (ON_TWIN if form is Form.TENSORRT else "the graph itself") + CHOSEN,
     }
     parts = [group for group in groups(best.prepared) if group.name not in made["kept_float"]]
     mix = _mix(shop, key, parts, best.prepared, lambda names: best.graph(shop, names), always=rank)
