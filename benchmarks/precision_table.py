@@ -3,7 +3,7 @@
 Every finished run DIR/NAME/run goes through `mammo-export` in a process of its own, into the bundle WORK/NAME; bundles
 below --bundles are read as they are. With --tiny, every network without one is trained in its tiny width on phantoms
 for two epochs and exported: that shows its form and what stands in the way, not accuracy. What was found goes into
-benchmarks/results/precisions.json, of which benchmarks/precisions_page.py makes docs/precisions.md. Interrupted, the
+benchmarks/results/precisions.json and, by benchmarks/precisions_page.py, into docs/precisions.md. Interrupted, the
 same call goes on: a bundle of the same weights is not made again unless --again is given.
 """
 
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import precisions_page
 from mammo_runtime.machine import machine_record
 from mammo_train import checkpoint, models
 from mammo_train.systems import SYSTEMS
@@ -152,14 +153,13 @@ def _export(run: Path, bundle: Path, options: Sequence[str]) -> str:
 
 
 def _tiny(architectures: Sequence[str], work: Path) -> Iterator[Source]:
-    """Train each network in its tiny width on phantoms and yield the runs."""
+    """Train each network in its tiny width on phantoms and yield the runs, one after the other."""
     for name in architectures:
         system = next(key for key, known in SYSTEMS.items() if known.architecture == name)
-        if not (work / system / "run" / checkpoint.SPEC).is_file():
+        if not any(one.name == system for one in runs_below(work, work)):
             command = [sys.executable, "-m", "mammo_train.cli", "reproduce", system, "--tiny", "-o", str(work), "-q"]
             subprocess.run(command, check=False, capture_output=True)
-    wanted = {key for key, known in SYSTEMS.items() if known.architecture in architectures}
-    yield from (one for one in runs_below(work, work / "exported", phantoms=True) if one.name in wanted)
+        yield from (one for one in runs_below(work, work / "exported", phantoms=True) if one.name == system)
 
 
 def _sources(wanted: argparse.Namespace) -> list[Source]:
@@ -196,14 +196,17 @@ def main() -> None:
         print(f"== {source.name}, tiny", flush=True)
         rows.append(row_of(source, options, wanted.again))
         write(rows, wanted)
-    rows += [not_run(name) for name in models.ARCHITECTURES if name not in {row["architecture"] for row in rows}]
     write(rows, wanted)
 
 
 def write(rows: Sequence[Mapping[str, Any]], wanted: argparse.Namespace) -> None:
-    """Write what was found so far."""
-    table = {"schema_version": 1, "limit": wanted.limit, "machine": machine_record(), "rows": list(rows)}
+    """Write what was found so far, and the page that shows it."""
+    known = {row["architecture"] for row in rows}
+    limits = {"limit": wanted.limit, "calibrate": wanted.calibrate}
+    table = {"schema_version": 1, **limits, "machine": machine_record(),
+             "rows": [*rows, *(not_run(name) for name in models.ARCHITECTURES if name not in known)]}  # fmt: skip
     RESULTS.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    precisions_page.PAGE.write_text(precisions_page.page(table), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -47,10 +47,11 @@ def page(table: dict[str, Any]) -> str:
     lines = [HEAD, "## Trained on patients' pictures", ""]
     lines += _table(trained, _judged) if trained else ["None was measured.", ""]
     lines += [
-        "## Tiny networks on phantoms",
+        "## On phantoms",
         "",
-        "Two epochs on synthetic pictures: whether each form can be made, and what stands in its way. Differences of",
-        "such networks mean nothing and are left out.",
+        "Two epochs on synthetic pictures, in the tiny width where a network has one: whether each form can be made,",
+        "and what stands in its way. Differences and times of such networks mean nothing and are left out; what went",
+        "back to float was chosen on phantoms, too.",
         "",
     ]
     lines += _table(tiny, _made) if tiny else ["None was measured.", ""]
@@ -116,23 +117,23 @@ def _hazards(row: dict[str, Any]) -> list[str]:
     for key, words in KEYS.items():
         entry = row["precisions"].get(key)
         lines += [] if entry is None else [f"- {words}: {text}" for text in _found(entry, row["phantoms"])]
-    return [f"### {row['name']}{' (tiny, phantoms)' if row['phantoms'] else ''}", "", *(lines or ["None."]), ""]
+    return [f"### {row['name']}{' (phantoms)' if row['phantoms'] else ''}", "", *(lines or ["None."]), ""]
 
 
 def _found(entry: dict[str, Any], phantoms: bool) -> list[str]:
     """Return everything about a precision that a reader who exports a network like it should know."""
     found = []
     if entry["batch_norms_left"]:
-        found.append(f"{entry['batch_norms_left']} batch norms could not be folded into a convolution")
-    found += [f"{count} nodes stay FP32: {why}" for why, count in entry["islands"].items()]
-    found += [f"{count} layers stay float: {why}" for why, count in entry["kept_float"].items()]
+        found.append(f"batch norms that no convolution in front takes up: {entry['batch_norms_left']}")
+    found += [f"stay FP32 ({count}): {why}" for why, count in entry["islands"].items()]
+    found += [f"layers that stay float ({count}): {why}" for why, count in entry["kept_float"].items()]
     if entry["reverted"]:
         some = ", ".join(entry["reverted"][:FEW]) + (", …" if len(entry["reverted"]) > FEW else "")
-        found.append(f"{len(entry['reverted'])} groups went back to float for accuracy: {some}")
+        found.append(f"groups back in float for accuracy ({len(entry['reverted'])}): {some}")
     if entry["calibrator"] and not phantoms:
         found.append(f"best calibrator {entry['calibrator']}{', channels equalised' if entry['equalised'] else ''}")
     if entry["not_finite"]:
-        found.append(f"{len(entry['not_finite'])} tensors are NaN or infinite on real pictures")
+        found.append(f"tensors that are NaN or infinite on real pictures: {len(entry['not_finite'])}")
     # What a network that learned nothing misses in accuracy or speed is no hazard of the form.
     return found + ([] if phantoms and entry["verdict"] != "not made" else list(entry["why"]))
 

@@ -82,3 +82,9 @@ def test_the_page_of_the_reproduction_is_that_of_its_results() -> None:
     module = script("reproduction_page")
     results = json.loads(module.RESULTS.read_text(encoding="utf-8"))
     assert module.PAGE.read_text(encoding="utf-8") == module.page(results)
+
+
+def test_the_page_of_the_precisions_is_that_of_its_results() -> None:
+    module = script("precisions_page")
+    results = json.loads(module.RESULTS.read_text(encoding="utf-8"))
+    assert module.PAGE.read_text(encoding="utf-8") == module.page(results)
