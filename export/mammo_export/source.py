@@ -14,7 +14,8 @@ from mammo_export.to_onnx import with_parent
 from mammo_runtime.bundle import MANIFEST, read_bundle, vouched_for
 from mammo_runtime.errors import ModelRefused
 from mammo_runtime.spec import ModelSpec, Precision
-from mammo_train import checkpoint
+from mammo_train import checkpoint, results
+from mammo_train.config import TrainConfig
 from mammo_train.torch_session import TorchSession
 
 KEPT_GATES = ("parity", "form", "decoder_form")
@@ -35,6 +36,8 @@ class Source:
     """None where only a bundle is at hand: parity with the trained network was proved when that was written."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """The FP32 gates of that bundle."""
+    ignore_codes: tuple[int, ...] = (0,)
+    """Codes of multi-class masks that do not count, as the run was trained."""
 
     @property
     def fp32_sha256(self) -> str:
@@ -60,7 +63,9 @@ def _from_run(run: Path) -> Source:
     # Through JSON, so that the spec compares equal to the one read back from the file.
     spec = ModelSpec.from_dict(with_parent(trained, weights_sha256).to_dict())
     # On the CPU even where there is a GPU: convolutions there round to TF32, far beyond the limit.
-    return Source(run, spec, files_from_network(network, spec), weights_sha256, TorchSession(network, trained))
+    codes = results.read_config(run).ignore_codes if (run / results.CONFIG).is_file() else TrainConfig().ignore_codes
+    files, session = files_from_network(network, spec), TorchSession(network, trained)
+    return Source(run, spec, files, weights_sha256, session, ignore_codes=tuple(codes))
 
 
 def _from_bundle(folder: Path) -> Source:
