@@ -73,7 +73,7 @@ def test_from_images_to_findings(collection: Path, tmp_path: Path, mode: str) ->
     assert evaluation.returncode == 0, evaluation.stderr
     metrics = json.loads((trained / "metrics.json").read_text())
     assert {"validation", "fold_0"} <= set(metrics)
-    export = run("mammo_export.cli", str(trained), "-o", str(bundle))
+    export = run("mammo_export.cli", str(trained), "-o", str(bundle), "--precision", "fp32")
     assert export.returncode == 0, export.stderr
     manifest = json.loads((bundle / "bundle.json").read_text())
     assert manifest["precisions"]["fp32"]["verdict"] == "passed"

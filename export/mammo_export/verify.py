@@ -43,7 +43,9 @@ def verify(
         found["parity"] = _parity(bundle, run, (index, root, fold, limit), report)
     else:
         report("parity was not measured again: that needs --run, the run it was exported from")
-    if index is not None or run is not None:
+    if set(bundle.precisions) == {"fp32"}:
+        report("accuracy: there is no other precision to measure against FP32")
+    elif index is not None or run is not None:
         found["differences"] = _differences(bundle, run, (index, root, fold, limit), report)
     else:
         report("accuracy was not measured again: that needs --index and --root, or --run")

@@ -93,7 +93,7 @@ def test_the_default_command_may_be_named_or_not_in_any_order(
     assert in_process(run_folder, "-o", tmp_path / "a", "--limit", 1)[0] == ExitCode.DONE
     assert in_process("-o", tmp_path / "b", "--limit", "1", "-q", run_folder) == (ExitCode.DONE, "", "")
     assert in_process("bundle", run_folder, "-o", tmp_path / "c", "--limit", "1", "-q")[0] == ExitCode.DONE
-    contents = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in "abc"]
+    contents = [{p.name: p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()} for name in "abc"]
     assert contents[0] == contents[1] == contents[2]
 
 

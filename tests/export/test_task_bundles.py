@@ -32,7 +32,7 @@ EXPORT_ALL = """
 import sys
 from mammo_export.cli import main
 folder, *runs = sys.argv[1:]
-sys.exit(max(main([run, "-o", f"{folder}/{run.rsplit('/', 1)[1]}"]) for run in runs))
+sys.exit(max(main([run, "-o", f"{folder}/{run.rsplit('/', 1)[1]}", "--precision", "fp32"]) for run in runs))
 """
 
 
@@ -80,8 +80,10 @@ def test_the_same_run_gives_the_same_files_in_another_process(
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.value)
 def test_a_bundle_holds_what_it_says(shipped: dict[Task, Path], task: Task) -> None:
     graphs = [ENCODER] if task is not Task.PROMPTED else [DECODER, ENCODER]
-    names = sorted(path.name for path in shipped[task].iterdir())
-    assert names == sorted([*FROM_RUN, *graphs])
+    names = sorted(p.relative_to(shipped[task]).as_posix() for p in shipped[task].rglob("*") if p.is_file())
+    own = [name for name in names if not name.startswith("acceptance/")]
+    assert own == sorted([*FROM_RUN, "report.html", *graphs])
+    assert "acceptance/expected.json" in names
     manifest = json.loads((shipped[task] / MANIFEST).read_text())
     assert sorted(manifest["files"]) == sorted(set(names) - {MANIFEST})
     entry = manifest["precisions"]["fp32"]
@@ -145,7 +147,7 @@ def test_the_decoder_of_another_run_is_refused(prompted: Path, exported_tasks: d
     true = exported_tasks[Task.PROMPTED]
     other = add_activation(true.logits, replace(true.spec, parent_sha256="0" * 64))
     replaced(prompted, DECODER, other.SerializeToString())
-    with pytest.raises(ModelRefused, match="different specs"):
+    with pytest.raises(ModelRefused, match="different specs|another model"):
         load_model(str(prompted), "cpu", Precision.FP32)
     assert main(["verify", str(prompted), "-q"]) == ExitCode.MODEL_REFUSED
 
@@ -166,7 +168,7 @@ def test_the_decoder_of_another_run_under_this_runs_spec_misses_the_gate(
 
 def test_an_encoder_in_the_decoders_place_is_refused(prompted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     replaced(prompted, DECODER, (prompted / ENCODER).read_bytes())
-    assert main(["verify", str(prompted), "-q"]) == ExitCode.GATE_MISSED
+    assert main(["verify", str(prompted), "-q"]) == ExitCode.MODEL_REFUSED
     assert "activation" in capsys.readouterr().err
 
 
