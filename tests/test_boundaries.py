@@ -34,7 +34,6 @@ HOMES: dict[str, tuple[str, ...]] = {
     "train/transformers": ("models/prompted.py",),
     "train/segmentation_models_pytorch": ("models/smp_networks.py",),
     "export/matplotlib": ("report_plots.py",),
-    "export/jinja2": ("report.py",),
     "export/cryptography": ("signature.py",),
 }
 """Room/library → the only files of that room's package that import it: one heavy library, one file (or one family)."""

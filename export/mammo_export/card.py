@@ -45,7 +45,7 @@ def precision_section(manifest: Mapping[str, Any]) -> str:
     warned = warnings(manifest)
     if warned:
         parts.append("Warnings:\n\n" + "\n".join(f"- {_safe(sentence)}" for sentence in warned))
-    parts += [_calibration(manifest), "Details, plots and the worst cases as pictures: `report.html`."]
+    parts += [_calibration(manifest), "Details and plots: `report.html`."]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -39,6 +40,6 @@ def onnx_command(source: Path, output: Path, ending: str, any_size: bool, as_jso
         click.echo(f"wrote {output}: {described['inputs']} → {described['outputs']}", err=True)
 
 
-def _sides(value: object) -> list[str | int]:
-    shape = value.type.tensor_type.shape.dim  # type: ignore[attr-defined]
+def _sides(value: Any) -> list[str | int]:
+    shape = value.type.tensor_type.shape.dim
     return [d.dim_param or d.dim_value for d in shape]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from mammo_export.accuracy import advice, batch_invariance, misses, repeats
+from mammo_export.accuracy import advice, batch_invariance, misses, preference, repeats
 from mammo_export.activation import with_spec
 from mammo_export.difference import Difference
 from mammo_export.element_types import computed_in
@@ -88,7 +88,7 @@ def make_int8(shop: Workshop, form: Form, rank: bool = True) -> Outcome:
     if shop.source.spec.task is Task.PROMPTED:
         return Outcome(key, (), (), None, {}, misses=(NO_INT8,), offered=False)
     tried = candidates(shop, form)
-    best = max(tried, key=lambda one: one.difference.mean if one.difference.mean is not None else -1.0)
+    best = max(tried, key=lambda one: preference(one.difference))
     made: dict[str, Any] = {
         "calibrator": best.calibrator,
         "equalised": best.equalised,

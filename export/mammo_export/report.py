@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mammo_export import report_tables as tables
@@ -39,8 +38,7 @@ from mammo_export.report_words import (
 )
 from mammo_runtime.spec import Task
 from mammo_runtime.writers.pictures import thumbnail_jpeg
-from mammo_runtime.writers.report import DISCLAIMER
-from mammo_runtime.writers.tables import visible_text
+from mammo_runtime.writers.report import DISCLAIMER, environment
 
 TEMPLATE = "report.html.j2"
 STYLE = "report.css.j2"
@@ -50,7 +48,7 @@ BARS = 20
 
 def write_report(evidence: Mapping[str, Any]) -> str:
     """Return the page. `evidence`: bundle.json's dictionary, and under "cases" the worst cases of `examples`."""
-    jinja = _environment()
+    jinja = environment(Path(__file__).parent)
     style = jinja.get_template(STYLE).render(disclaimer=DISCLAIMER)
     policy = f"default-src 'none'; img-src data:; style-src '{_csp_hash(style)}'; base-uri 'none'; form-action 'none'"
     spec = evidence["spec"]
@@ -78,20 +76,6 @@ def write_report(evidence: Mapping[str, Any]) -> str:
 
 
 _TABLES = ("summary", "scores", "strata", "flagged", "worst", "candidates", "islands", "speeds")
-
-
-def _environment() -> Environment:
-    def shown(value: Any) -> Any:
-        return visible_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-    return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _csp_hash(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from mammo_export.desk import Desk
@@ -89,7 +90,7 @@ def _mask_items(model: Model, row: IndexRow) -> Iterator[Item]:
         labelled = model.read(row)
         for number, box in enumerate(labelled.boxes, start=1):
             numbered = replace(blank, part=number)
-            yield _guarded(numbered, lambda one=numbered, at=box: _lesion(one, model, labelled, at))  # type: ignore[misc]
+            yield _guarded(numbered, partial(_lesion, numbered, model, labelled, box))
 
 
 def _whole(blank: Item, model: Model, row: IndexRow) -> Item:

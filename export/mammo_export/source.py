@@ -63,9 +63,14 @@ def _from_run(run: Path) -> Source:
     # Through JSON, so that the spec compares equal to the one read back from the file.
     spec = ModelSpec.from_dict(with_parent(trained, weights_sha256).to_dict())
     # On the CPU even where there is a GPU: convolutions there round to TF32, far beyond the limit.
-    codes = results.read_config(run).ignore_codes if (run / results.CONFIG).is_file() else TrainConfig().ignore_codes
     files, session = files_from_network(network, spec), TorchSession(network, trained)
-    return Source(run, spec, files, weights_sha256, session, ignore_codes=tuple(codes))
+    return Source(run, spec, files, weights_sha256, session, ignore_codes=ignored_codes(run))
+
+
+def ignored_codes(run: Path) -> tuple[int, ...]:
+    """Return the codes of multi-class masks that do not count, as a run was trained."""
+    config = results.read_config(run) if (run / results.CONFIG).is_file() else TrainConfig()
+    return tuple(config.ignore_codes)
 
 
 def _from_bundle(folder: Path) -> Source:
@@ -77,6 +82,10 @@ def _from_bundle(folder: Path) -> Source:
         if name:
             vouched_for(bundle, folder / str(name))
     gates = {name: value for name, value in entry.get("gates", {}).items() if name in KEPT_GATES}
+    if "parity" not in gates:
+        raise ModelRefused(
+            f"{folder} records no parity of its FP32 model with a trained network; export it from its run"
+        )
     # The spec as this version writes it: fields that came later are added with their defaults.
     files = stored_files(bundle, entry)
     model, decoder = (None if g is None else with_spec(g, bundle.spec) for g in (files.model, files.decoder))

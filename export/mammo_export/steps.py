@@ -73,7 +73,7 @@ def bundle_from(source: Source, pictures: Pictures, target: Path, wish: Wish, re
     shop = speed = None
     if lower:
         calibration = choose_calibration(pictures.training, pictures.protected, spec, wish.calibrate)
-        shop = Workshop(source, judged, calibration, memory, report, source.ignore_codes)
+        shop = Workshop(source, judged, calibration, memory, report)
         report(f"judging on {len(judged)} validation pictures, calibrating on {calibration.count} inputs")
         for name in lower:
             outcomes += _made(shop, name, wish)

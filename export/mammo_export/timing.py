@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mammo_export.files import opened
-from mammo_export.outcome import BACKENDS, Outcome
+from mammo_export.outcome import BACKENDS, PRECISION, Outcome
 from mammo_export.speed import FASTER, Plan, Speed, compare_speed
 from mammo_export.workshop import Graphs, Workshop
 from mammo_runtime.spec import Precision
@@ -23,12 +23,12 @@ TORCH = "torch"
 NO_SLOWER = 1.0
 """FP16 is asked to be faster on no device in particular; on a CPU it is kept for size, and `auto` wants a gain."""
 LIMITS = {"fp16": NO_SLOWER, "int8-cpu": FASTER}
-"""Key → how many times as fast as FP32 it must be here."""
+"""Key → how many times as fast as its rival it must be here."""
 
 
 def timed(shop: Workshop, outcomes: Sequence[Outcome], plan: Plan | None = None) -> tuple[Speed, list[Outcome]]:
     """Return the timings of everything that may ship for a CPU, and the outcomes with their own."""
-    running = [one for one in outcomes if one.graphs and "cpu" in BACKENDS[one.key] and (one.ships or not one.misses)]
+    running = [one for one in outcomes if one.ships and "cpu" in BACKENDS[one.key]]
     # The same number for all: PyTorch and ONNX Runtime count cores differently.
     threads, before = os.cpu_count() or 1, torch.get_num_threads()
     with ExitStack() as stack:
@@ -41,11 +41,19 @@ def timed(shop: Workshop, outcomes: Sequence[Outcome], plan: Plan | None = None)
     shop.report("speed: " + ", ".join(f"{name} {speed.median_ms(name):.1f} ms" for name in contestants))
     known = {one.key for one in running} - {Precision.FP32.value}
     return speed, [
-        replace(one, speed=(speed.entry(one.key, Precision.FP32.value, limit=LIMITS[one.key]),))
+        replace(one, speed=(speed.entry(one.key, _rival(one, running, speed), limit=LIMITS[one.key]),))
         if one.key in known
         else one
         for one in outcomes
     ]
+
+
+def _rival(outcome: Outcome, running: Sequence[Outcome], speed: Speed) -> str:
+    """Return what a precision must be faster than here: FP32; INT8, the faster of FP32 and FP16."""
+    if PRECISION[outcome.key] is not Precision.INT8:
+        return Precision.FP32.value
+    higher = [one.key for one in running if PRECISION[one.key] is not Precision.INT8]
+    return min(higher, key=speed.median_ms)
 
 
 def _graphs(shop: Workshop, graphs: Graphs, stack: ExitStack) -> Callable[[], object]:

@@ -58,8 +58,11 @@ def _check_forms(bundle: Bundle, report: Report) -> None:
         return
     import onnx
 
+    from mammo_export.files import stored_files
     from mammo_export.form import check_form
     from mammo_export.qdq_lint import lint
+
+    stored_files(bundle, bundle.precisions["fp32"])  # refuses another ending than the exporter's
 
     for key, entry in bundle.precisions.items():
         for name in filter(None, (entry["file"], entry.get("prompt_decoder"))):
@@ -107,17 +110,19 @@ def _differences(bundle: Bundle, run: Path | None, asked: tuple[Any, ...], repor
     from mammo_export.accuracy import misses
     from mammo_export.difference import difference
     from mammo_export.images import ImageChoice, chosen_pictures
+    from mammo_export.source import ignored_codes
 
     pictures = chosen_pictures(run or bundle.folder, bundle.spec, ImageChoice(*asked))
     rows = pictures.judged(bundle.spec)
     if not rows:
         raise UsageError("the index holds no image of the kinds this model was trained on; give another --index")
-    reference = _items(bundle, "fp32", rows)
+    codes = (0,) if run is None else ignored_codes(run)
+    reference = _items(bundle, "fp32", rows, codes)
     found, missed = {}, []
     for key, entry in bundle.precisions.items():
         if key == "fp32":
             continue
-        measured = difference(reference, _items(bundle, key, rows))
+        measured = difference(reference, _items(bundle, key, rows, codes))
         found[key] = measured.to_dict()
         mean = "no score" if measured.mean is None else f"{measured.mean:+.4f}"
         report(f"{key}: score {mean} against FP32 on {measured.n} items")
@@ -128,7 +133,7 @@ def _differences(bundle: Bundle, run: Path | None, asked: tuple[Any, ...], repor
     return found
 
 
-def _items(bundle: Bundle, key: str, rows: Any) -> Any:
+def _items(bundle: Bundle, key: str, rows: Any, codes: tuple[int, ...]) -> Any:
     import onnx
 
     from mammo_export.files import opened
@@ -140,6 +145,6 @@ def _items(bundle: Bundle, key: str, rows: Any) -> Any:
     model, *decoders = [judged_as(key, graph) for graph in graphs]
     with opened(model) as session:
         if not decoders:
-            return scored(bundle.spec, session, None, rows)
+            return scored(bundle.spec, session, None, rows, ignore_codes=codes)
         with opened(decoders[0]) as decoder:
-            return scored(bundle.spec, session, decoder, rows)
+            return scored(bundle.spec, session, decoder, rows, ignore_codes=codes)

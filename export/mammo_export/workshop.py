@@ -43,8 +43,6 @@ class Workshop:
     calibration: Calibration
     memory: Memory
     report: Report
-    ignore_codes: tuple[int, ...] = (0,)
-    """Codes of multi-class masks that do not count."""
     _known: dict[str, tuple[Item, ...]] = field(default_factory=dict)
 
     @cached_property
@@ -88,7 +86,7 @@ class Workshop:
         with ExitStack() as stack:
             model, *decoders = (stack.enter_context(opened(graph)) for graph in graphs)
             decoder = decoders[0] if decoders else None
-            spec, codes = self.source.spec, self.ignore_codes
+            spec, codes = self.source.spec, self.source.ignore_codes
             return scored(spec, model, decoder, self.rows, desk=self.desk, ignore_codes=codes)
 
     def _inputs(self, graph: int) -> Iterator[tuple[np.ndarray, ...]]:

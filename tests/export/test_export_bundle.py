@@ -214,7 +214,8 @@ def test_a_manifest_that_points_out_of_its_folder_is_refused(tmp_path: Path, run
             manifest["precisions"]["fp32"]["file"] = name
 
     _edit_manifest(tmp_path / "dot", point_out)
-    with pytest.raises(ModelRefused, match=r"outside the bundle|names no file"):
+    words = "outside the bundle" if name or place == "files" else "names no file"
+    with pytest.raises(ModelRefused, match=words):
         read_bundle(tmp_path / "dot")
 
 

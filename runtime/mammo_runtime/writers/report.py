@@ -45,7 +45,7 @@ def write_report(
     """
     inputs = (run.get("counts") or {}).get("inputs") or 0
     with_pictures = inputs <= MAX_THUMBNAILS
-    jinja = _environment()
+    jinja = environment(Path(__file__).parent)
     context = {**_page(run, jinja), "with_pictures": with_pictures, "max_thumbnails": MAX_THUMBNAILS}
     context["cards"] = cards(records, thumbnail, MAX_THUMBNAILS if with_pictures else 0, context["words"].marks)
     template = jinja.get_template("report.html.j2")
@@ -53,12 +53,14 @@ def write_report(
         stream.writelines(template.generate(context))
 
 
-def _environment() -> Environment:
+def environment(folder: Path) -> Environment:
+    """Return Jinja for templates of a folder: everything escaped, and what no eye sees in a text made visible."""
+
     def shown(value: Any) -> Any:
         return visible_text(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(folder),
         autoescape=True,
         finalize=shown,
         undefined=StrictUndefined,
